@@ -1,0 +1,285 @@
+"""The local Ray head: started once, found again, stopped without touching anybody else's processes.
+
+Every process of a head inherits ``RAYSAAS_CLUSTER=<id>`` in its environment; ``down`` ends exactly those. The head's
+addresses are kept in ``<home>/head.json``. Flags that Ray and Serve read at import are set here, before any start.
+"""
+
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from raysaas.errors import ConfigError, Unavailable
+from raysaas.settings import Settings
+
+_MARK = "RAYSAAS_CLUSTER"
+_MIN_CPUS = 4
+_START_S = 60
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_AUTH_MODE": "token",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TQDM_DISABLE": "1",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """Where a running head answers. ``id`` marks its processes."""
+
+    id: str
+    address: str
+    dashboard_url: str
+    url: str
+
+    @property
+    def port(self) -> int:
+        """Serve's HTTP port."""
+        return int(self.url.rsplit(":", 1)[1])
+
+
+def environment(settings: Settings, head: Head) -> dict[str, str]:
+    """Environment of every process of the head: Serve's fast path, token authentication, no telemetry."""
+    from raysaas.serving.deployment import serve_environment
+
+    bin_dir = str(Path(sys.executable).parent)
+    own = {
+        _MARK: head.id,
+        "RAY_ADDRESS": head.address,
+        "RAYSAAS_HOME": settings.storage.home,
+        "PATH": f"{bin_dir}{os.pathsep}{os.environ.get('PATH', '')}",
+        "OMP_NUM_THREADS": "1",
+    }
+    if not settings.serve.port:
+        own |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(_free_port()) for name in ("STATS", "METRICS")}
+    if settings.data_dir:
+        own["RAYSAAS_DATA_DIR"] = _absolute(settings.data_dir)
+    return {**os.environ, **_QUIET, **serve_environment(_serve_folder(head.id)), **own}
+
+
+def node_environment() -> dict[str, str]:
+    """Environment of every node of a cluster of several machines, for ``cluster.yaml``."""
+    from raysaas.serving.deployment import serve_environment
+
+    return {**_QUIET, **serve_environment("/tmp/raysaas-serve"), "OMP_NUM_THREADS": "1"}
+
+
+def _serve_folder(head_id: str) -> str:
+    return f"/tmp/raysaas-{head_id}"
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).resolve())
+
+
+def current(settings: Settings) -> Head | None:
+    """The head that was started for this home, if it still answers."""
+    record = Path(settings.storage.home) / "head.json"
+    if not record.exists():
+        return None
+    head = Head(**json.loads(record.read_text()))
+    return head if _answers(head) else None
+
+
+def head(settings: Settings) -> Head:
+    """The head to talk to: the local one, or that of ``cluster.address``, whose dashboard is reached on this node."""
+    bind = "127.0.0.1" if settings.cluster.bind == "0.0.0.0" else settings.cluster.bind
+    remote = Head(
+        id="",
+        address=settings.cluster.address or "auto",
+        dashboard_url=f"http://{bind}:{settings.cluster.dashboard_port}",
+        url=f"http://{bind}:{settings.serve.port}",
+    )
+    return current(settings) or remote
+
+
+def token() -> str:
+    """Ray's authentication token, made (readable by its owner only) when there is none."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    path.chmod(0o600)
+    return path.read_text().strip()
+
+
+def _answers(head: Head) -> bool:
+    request = urllib.request.Request(
+        f"{head.dashboard_url}/api/version", headers={"Authorization": f"Bearer {token()}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=3) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def up(settings: Settings) -> Head:
+    """Return the running head, started when there is none. Raises ConfigError when a port is taken."""
+    if head := current(settings):
+        return head
+    down(settings)
+    token()
+    bind, ports = settings.cluster.bind, _ports(settings)
+    head = Head(
+        id=secrets.token_hex(8),
+        address=f"{bind}:{ports['cluster.port']}",
+        dashboard_url=f"http://{bind}:{ports['cluster.dashboard_port']}",
+        url=f"http://{bind}:{ports['serve.port']}",
+    )
+    record = Path(settings.storage.home) / "head.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(asdict(head)))
+    started = subprocess.run(
+        _command(settings, ports), env=environment(settings, head), capture_output=True, text=True, check=False
+    )
+    deadline = time.monotonic() + _START_S
+    while started.returncode == 0 and time.monotonic() < deadline:
+        if _answers(head):
+            return head
+        time.sleep(0.3)
+    tail = (started.stderr or started.stdout).strip().splitlines()[-3:]
+    down(settings)
+    raise Unavailable(f"The Ray head did not start: {' '.join(tail) or 'its dashboard does not answer'}.")
+
+
+def _command(settings: Settings, ports: Mapping[str, int]) -> list[str]:
+    bind = settings.cluster.bind
+    cpus = settings.cluster.num_cpus or max(os.cpu_count() or 1, _MIN_CPUS)
+    return [
+        *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--disable-usage-stats", "--log-style=record"),
+        *(f"--node-ip-address={bind}", f"--port={ports['cluster.port']}", f"--num-cpus={cpus}"),
+        *(f"--dashboard-host={bind}", f"--dashboard-port={ports['cluster.dashboard_port']}"),
+        f"--object-store-memory={settings.cluster.object_store_mb * 1_000_000}",
+        *((f"--dashboard-agent-listen-port={_free_port()}",) if not settings.cluster.dashboard_port else ()),
+    ]
+
+
+def _ports(settings: Settings) -> dict[str, int]:
+    """The head's ports; 0 in the settings means any free one."""
+    wanted = {
+        "cluster.port": settings.cluster.port,
+        "cluster.dashboard_port": settings.cluster.dashboard_port,
+        "serve.port": settings.serve.port,
+    }
+    for key, port in wanted.items():
+        if port and _taken(settings.cluster.bind, port):
+            raise ConfigError(f"Port {port} is taken by another program: stop it or set {key}=0 for any free port.")
+    return {key: port or _free_port() for key, port in wanted.items()}
+
+
+def _taken(bind: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((bind, port))
+        except OSError:
+            return True
+    return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def down(settings: Settings) -> bool:
+    """End every process of the head that was started for this home; False when there was none."""
+    record = Path(settings.storage.home) / "head.json"
+    if not record.exists():
+        return False
+    head_id = json.loads(record.read_text())["id"]
+    ours = _processes(head_id)
+    for signal, wait_s in (("terminate", 2), ("kill", 10)):
+        for process in ours:
+            try:
+                getattr(process, signal)()
+            except psutil.NoSuchProcess:
+                continue
+        _, ours = psutil.wait_procs(ours, timeout=wait_s)
+    shutil.rmtree(_serve_folder(head_id), ignore_errors=True)
+    record.unlink(missing_ok=True)
+    return True
+
+
+def _processes(head_id: str) -> list[psutil.Process]:
+    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid not in spared and process.environ().get(_MARK) == head_id:
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def connect(settings: Settings, metadata: Mapping[str, str]) -> None:
+    """Connect this process to Ray: inside a Ray job to its cluster, else to ``cluster.address`` or the local head."""
+    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    import ray
+    from ray.job_config import JobConfig
+
+    if ray.is_initialized():
+        return
+    inside = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    address = "auto" if inside else settings.cluster.address or up(settings).address
+    ray.init(
+        address=address,
+        job_config=JobConfig(metadata=dict(metadata)),
+        log_to_driver="RAYSAAS_DEBUG" in os.environ,
+        logging_level="WARNING",
+    )
+
+
+def submit(settings: Settings, job: str, overrides: list[str], *, wait: bool) -> dict[str, str]:
+    """Run a job through the Ray Jobs API on the running head, with this folder as working directory.
+
+    Returns ``job_id``, ``status`` and ``logs``. Raises Unavailable when no head runs.
+    """
+    running = current(settings)
+    if running is None:
+        raise Unavailable("No head is running: start one with `raysaas up`.")
+    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    client = JobSubmissionClient(running.dashboard_url)
+    fixed = [_absolute_override(word) for word in overrides]
+    job_id = client.submit_job(
+        entrypoint=shlex.join(["python", "-m", "raysaas.cli", "run", job, *fixed, "--json"]),
+        runtime_env={"working_dir": str(Path.cwd()), "excludes": [".venv", "var", ".git"]},
+        metadata={"use_case": settings.use_case.name, "job": job},
+    )
+    while wait and not (status := client.get_job_status(job_id)).is_terminal():
+        time.sleep(0.5)
+    status = client.get_job_status(job_id)
+    result = {"job_id": job_id, "status": str(status), "logs": client.get_job_logs(job_id) if wait else ""}
+    if wait and status is not JobStatus.SUCCEEDED:
+        raise Unavailable(f"Job {job_id} ended as {status}: {result['logs'].strip().splitlines()[-1:]}")
+    return result
+
+
+def _absolute_override(word: str) -> str:
+    key, separator, value = word.partition("=")
+    return f"{key}={_absolute(value)}" if separator and key in ("data_dir", "home") else word

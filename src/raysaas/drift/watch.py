@@ -1,0 +1,251 @@
+"""The watch over one use case: journal in, drift reports and retrain orders out. Plain Python; the actor only calls it.
+
+What it knows is saved in the ledger in one write: places in the journal, unfinished windows, and reports that are made
+but not yet recorded. A process killed anywhere starts again from there: no decision is lost from a window or counted
+twice, whatever order segments are read in.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from raysaas.drift import performance
+from raysaas.drift.detectors import psi_shift
+from raysaas.drift.performance import Matured
+from raysaas.drift.policy import Action, Retrain, Wait, decide, judge, judge_performance
+from raysaas.drift.sketches import DecisionWindow
+from raysaas.drift.state import Reference, State, Track
+from raysaas.records import DriftReport, OrderState, Release, RetrainOrder, Severity
+from raysaas.settings import Drift
+from raysaas.stores.journal import tail
+from raysaas.stores.ledger import Ledger
+
+MAX_PENDING = 50_000
+SAVE_EVERY_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+OnOrder = Callable[[RetrainOrder], None]
+
+
+class Watch:
+    """Folds new journal records into windows, compares full windows with the reference, acts on the policy's answer."""
+
+    def __init__(
+        self, use_case: str, journal: str, ledger: Ledger, drift: Drift, on_order: OnOrder | None = None, *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:  # fmt: skip
+        self.use_case = use_case
+        self.last_action: Action = Wait("No window is full yet.")
+        self.last_report: DriftReport | None = None
+        self._journal, self._ledger, self._drift, self._on_order, self._clock = journal, ledger, drift, on_order, clock
+        self._references: dict[int, Reference] = {}
+        self._key = f"drift/{use_case}"
+        self._saved_at, self._dirty, self._resumed = clock(), False, False
+        self.state = self._load()
+
+    def poll(self) -> list[DriftReport]:
+        """Take in what is new; the reports of windows that became full. After an error the next call starts from what
+        was saved."""
+        try:
+            return self._poll()
+        except BaseException:
+            self.reload()
+            raise
+
+    def reload(self) -> None:
+        """Forget what was not saved."""
+        self.state, self._dirty, self._references, self._resumed = self._load(), False, {}, False
+
+    def save(self) -> None:
+        """Write down everything; called by ``poll`` after each full window and otherwise every few seconds."""
+        self._ledger.set_state(self._key, self.state.to_json())
+        self._saved_at, self._dirty = self._clock(), False
+
+    def status(self) -> dict[str, Any]:
+        """Champion, counters, fill of its windows, score quantiles, last severity and action, as plain JSON types."""
+        track = self.state.tracks.get(self.state.champion or -1, Track())
+        window = track.decisions
+        quantiles = {f"p{share}": window.score.at(share / 100) for share in (10, 50, 90)} if window else {}
+        return {
+            "use_case": self.use_case, "version": self.state.champion, **self.state.counters,
+            "window": {"next": track.next_window, "filled": window.num_rows if window else 0, "of": self._drift.window},
+            "outcomes_waiting": len(track.matured), "score": quantiles,
+            "severity": str(self.last_report.severity) if self.last_report else None,
+            "action": {"kind": type(self.last_action).__name__.lower(), "reason": self.last_action.reason},
+        }  # fmt: skip
+
+    def _load(self) -> State:
+        saved = self._ledger.get_state(self._key)
+        return State.from_json(saved) if saved else State()
+
+    def _poll(self) -> list[DriftReport]:
+        release = self._ledger.release(self.use_case)
+        if release is None:
+            return []
+        self._follow(release)
+        self._resume()
+        done = self._flush()
+        # Outcomes are read before decisions, so that the decision of every outcome read is read too.
+        outcomes, places = tail(self._journal, self.use_case, "outcomes", self.state.offsets["outcomes"])
+        done += self._take_decisions()
+        self._dirty |= bool(outcomes)
+        for record in outcomes:
+            self._take_outcome(record)
+        self.state.offsets["outcomes"] = places
+        done += self._flush()
+        if self._dirty and (self._clock() - self._saved_at).total_seconds() >= SAVE_EVERY_S:
+            self.save()
+        return done
+
+    def _follow(self, release: Release) -> None:
+        arms = [arm for arm in (release.champion, release.challenger) if arm]
+        for arm in arms:
+            if arm.version not in self._references:
+                self._references[arm.version] = Reference.read(arm)
+        watched = {arm.version for arm in arms}
+        self._references = {version: self._references[version] for version in watched}
+        if release.champion.version != self.state.champion:
+            self.state.champion, self._dirty = release.champion.version, True
+            self.state.tracks.setdefault(release.champion.version, Track()).restart()
+        for version, track in self.state.tracks.items():
+            if version not in watched and (track.decisions or track.pending or track.matured):
+                track.restart()
+
+    def _resume(self) -> None:
+        # An order opened just before the process died was never handed on.
+        for order in [] if self._resumed else self._ledger.orders(self.use_case):
+            ours = order.evidence.get("ordered_by") == self._key
+            if ours and order.state is OrderState.open and order.id not in self.state.submitted:
+                self._submit(order)
+        self._resumed = True
+
+    def _take_decisions(self) -> list[DriftReport]:
+        done: list[DriftReport] = []
+        while True:
+            records, places = tail(self._journal, self.use_case, "decisions", self.state.offsets["decisions"])
+            if not records:
+                return done
+            self._dirty = True
+            if not {record.get("version") for record in records} <= set(self._references):
+                release = self._ledger.release(self.use_case)
+                self._follow(release) if release else None
+            for version, reference in self._references.items():
+                mine = [record for record in records if record.get("version") == version and _complete(record)]
+                self._fold(version, reference, mine)
+                self.state.counters["decisions"] += len(mine)
+            self.state.offsets["decisions"] = places
+            done += self._flush()
+
+    def _fold(self, version: int, reference: Reference, records: list[dict[str, Any]]) -> None:
+        track = self.state.tracks.setdefault(version, Track())
+        track.pending |= {record["id"]: (float(record["score"]), record.get("label")) for record in records}
+        for key in list(track.pending)[: max(len(track.pending) - MAX_PENDING, 0)]:
+            del track.pending[key]
+        while records:
+            room = self._drift.window - (track.decisions.num_rows if track.decisions else 0)
+            part = DecisionWindow.of(reference.profile, records[:room])
+            track.decisions = track.decisions + part if track.decisions else part
+            records = records[room:]
+            if track.decisions.num_rows >= self._drift.window:
+                self.state.outbox.append(self._report(version, reference, track.decisions))
+                track.decisions = None
+
+    def _take_outcome(self, record: Mapping[str, Any]) -> None:
+        key, outcome = str(record.get("decision_id")), str(record.get("label"))
+        for version, reference in self._references.items():
+            track = self.state.tracks.get(version)
+            if track and key in track.pending and performance.valid(reference.task, reference.labels, outcome):
+                track.matured.append(Matured(*track.pending.pop(key), outcome))
+                track.matured_span = ((track.matured_span or (key,))[0], key)
+                self.state.counters["outcomes"] += 1
+                self._finish_outcomes(version, reference, track)
+                return
+        self.state.counters["ignored"] += 1
+
+    def _finish_outcomes(self, version: int, reference: Reference, track: Track) -> None:
+        if len(track.matured) < self._drift.min_outcomes:
+            return
+        measured = performance.measure(reference.task, reference.labels, track.matured)
+        if measured:
+            self.state.outbox.append(self._outcome_report(version, reference, track, measured))
+            track.matured, track.matured_span = [], None
+
+    def _report(self, version: int, reference: Reference, window: DecisionWindow) -> DriftReport:
+        base = reference.profile.reference()
+        shifts = {name: psi_shift(base.features[name], counts) for name, counts in window.counts.features.items()}
+        prediction = psi_shift(base.score, window.counts.score)
+        severity, cause = judge(shifts, prediction, self._drift)
+        return DriftReport(
+            use_case=self.use_case, version=version, window=self._number(version), num_decisions=window.num_rows,
+            started_at=window.started_at, ended_at=window.ended_at, decisions=(window.first, window.last),
+            features={name: shift.excess for name, shift in shifts.items()}, prediction=prediction.excess,
+            severity=severity, cause=cause,
+        )  # fmt: skip
+
+    def _outcome_report(
+        self, version: int, reference: Reference, track: Track, measured: dict[str, float],
+    ) -> DriftReport:  # fmt: skip
+        if not (reference.metrics or track.baseline):
+            _log.warning("Version %s of %s names no metrics: first outcomes are its reference.", version, self.use_case)
+            track.baseline = dict(measured)
+        metrics = reference.metrics or track.baseline
+        drop = performance.compare(reference.task, reference.labels, track.matured, measured, metrics)
+        severity, cause = judge_performance(drop, self._drift) if drop else (Severity.silent, ())
+        known = {f"reference_{drop.metric}": drop.reference, "standard_error": drop.error} if drop else {}
+        measured = {**measured, **known, "num_outcomes": float(len(track.matured))}
+        now, span = self._clock(), track.matured_span or ("", "")
+        return DriftReport(
+            use_case=self.use_case, version=version, window=self._number(version), num_decisions=len(track.matured),
+            started_at=now, ended_at=now, decisions=span, features={}, prediction=0.0,
+            performance=measured, severity=severity, cause=cause,
+        )  # fmt: skip
+
+    def _number(self, version: int) -> int:
+        track = self.state.tracks[version]
+        track.next_window += 1
+        return track.next_window - 1
+
+    def _flush(self) -> list[DriftReport]:
+        if not self.state.outbox:
+            return []
+        self.save()
+        done, self.state.outbox = self.state.outbox, []
+        for report in done:
+            self._ledger.add_drift(report)
+            self._act(report)
+        self.last_report = done[-1]
+        self.state.counters["reports"] += len(done)
+        self.save()
+        return done
+
+    def _act(self, report: DriftReport) -> None:
+        track = self.state.tracks[report.version]
+        if report.version != self.state.champion or report.window < track.since:
+            return
+        recorded = self._ledger.drift(self.use_case, 4 * self._drift.consecutive + 50)
+        mine = [old for old in recorded if old.version == report.version and track.since <= old.window <= report.window]
+        history = sorted(mine, key=lambda old: -old.window)
+        self.last_action = decide(history, self._ledger.orders(self.use_case), self._clock(), self._drift)
+        if isinstance(self.last_action, Retrain):
+            evidence = {**self.last_action.evidence, "ordered_by": self._key}
+            order = self._ledger.open_order(self.use_case, self.last_action.reason, evidence, self._clock())
+            if order:
+                self._submit(order)
+
+    def _submit(self, order: RetrainOrder) -> None:
+        self.state.submitted = [*self.state.submitted[-20:], order.id]
+        if self._on_order is None:
+            return
+        try:
+            self._on_order(order)
+        except Exception as error:  # noqa: BLE001  whatever the hook raises, an order that nobody took must not stay open
+            _log.exception("Retrain order %s of %s could not be handed on.", order.id, self.use_case)
+            result = f"The order could not be handed on: {error}"
+            self._ledger.close_order(order.id, OrderState.failed, result, self._clock())
+
+
+def _complete(record: Mapping[str, Any]) -> bool:
+    shapes = {"id": str, "time": str, "inputs": dict, "score": int | float}
+    return all(isinstance(record.get(key), shape) for key, shape in shapes.items())

@@ -1,0 +1,174 @@
+"""From a command line to typed settings to a connected Ray to an exit code.
+
+``compose`` finds configuration in the caller's ``conf/`` first, then in the packaged one. ``job`` is what every file in
+``jobs/`` calls. Hydra is the door only: nothing below sees a DictConfig.
+"""
+
+import difflib
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from raysaas import cluster
+from raysaas.errors import ConfigError, RaysaasError
+from raysaas.settings import Settings
+
+log = logging.getLogger("raysaas")
+
+
+def packaged_conf() -> Path:
+    """The defaults that come with the package: inside the wheel, or ``conf/`` of the checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).resolve().parents[2] / "conf"
+
+
+def conf_dirs() -> list[Path]:
+    """Where configuration is looked up: ``./conf`` when there is one, then the packaged one."""
+    own = Path.cwd() / "conf"
+    return [own, packaged_conf()] if own.is_dir() and own.resolve() != packaged_conf().resolve() else [packaged_conf()]
+
+
+class OwnConf(SearchPathPlugin):
+    """Puts ``./conf`` before the packaged configuration, for ``compose`` and for ``hydra.main`` in ``jobs/`` alike."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra whenever it sets up its search path."""
+        for path in conf_dirs()[:-1]:
+            search_path.prepend("raysaas", f"file://{path}")
+
+
+Plugins.instance().register(OwnConf)
+
+
+def compose(overrides: list[str]) -> Settings:
+    """Compose settings from ``conf/`` and ``key=value`` overrides; a mistake is one ConfigError sentence."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(packaged_conf()), version_base="1.3"):
+            return typed(hydra_compose("config", overrides=overrides))
+    except HydraException as error:
+        raise _explained(error, overrides) from error
+
+
+def typed(cfg: DictConfig) -> Settings:
+    """Check a composed config against the dataclasses of settings.py."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
+        settings = OmegaConf.to_object(merged)
+    except ConfigKeyError as error:
+        raise ConfigError(_unknown_key(error, cfg)) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {(error.msg or 'is wrong').splitlines()[0]}.") from error
+    if not isinstance(settings, Settings):
+        raise ConfigError("The configuration is not a raysaas configuration.")
+    return settings
+
+
+def _unknown_key(error: ConfigKeyError, cfg: DictConfig) -> str:
+    parent, _, key = str(error.full_key).rpartition(".")
+    schema = OmegaConf.structured(Settings)
+    known = [str(k) for k in (OmegaConf.select(schema, parent) if parent else schema) or {}]
+    return f"There is no setting {error.full_key!r}{_nearest(key, known, parent)}"
+
+
+def _nearest(key: str, known: list[str], parent: str = "") -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    prefix = f"{parent}." if parent else ""
+    return f": did you mean {prefix + close[0]!r}?" if close else f": choose one of {', '.join(sorted(known))}."
+
+
+def _explained(error: HydraException, overrides: list[str]) -> ConfigError:
+    """Turn Hydra's several-line errors into one sentence that names the nearest key or choice."""
+    text = str(error)
+    if match := re.search(r"Could not find '(\w+)/([\w.-]+)'", text):
+        group, choice = match.groups()
+        names = sorted({path.stem for folder in conf_dirs() for path in (folder / group).glob("*.yaml")})
+        return ConfigError(f"There is no {group} named {choice!r}{_nearest(choice, names)}")
+    if match := re.search(r"Could not override '([^']+)'", text):
+        parent, _, key = match.group(1).rpartition(".")
+        schema = OmegaConf.structured(Settings)
+        node = OmegaConf.select(schema, parent) if parent else schema
+        known = [str(k) for k in node] if isinstance(node, DictConfig) else []
+        return ConfigError(f"There is no setting {match.group(1)!r}{_nearest(key, known, parent)}")
+    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    return ConfigError(f"The command line {' '.join(overrides)!r} cannot be read: {first}.")
+
+
+@contextmanager
+def exit_codes(debug: bool = False) -> Iterator[None]:
+    """Turn every outcome into an exit code: 65 and 75 with one sentence for expected errors, 1 for a bug."""
+    try:
+        yield
+    except RaysaasError as error:
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001  the door: whatever is not expected is reported as a bug
+        if inner := _cause(error):
+            sys.stderr.write(f"error: {inner}\n")
+            sys.exit(inner.exit_code)
+        traceback.print_exc()
+        sys.stderr.write("error: this is a bug in raysaas; the trace-back above says where.\n")
+        sys.exit(1)
+
+
+def _cause(error: BaseException | None) -> RaysaasError | None:
+    """The expected error behind a RayTaskError or a Train/Tune wrapper, if there is one."""
+    while error is not None:
+        if isinstance(error, RaysaasError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
+
+
+def connected(settings: Settings, job: str) -> None:
+    """Connect this process to the installation's Ray head (started when none runs); the job carries its use case."""
+    cluster.connect(settings, metadata={"use_case": settings.use_case.name, "job": job})
+
+
+def setup_logging() -> None:
+    """Progress lines on stderr; stdout belongs to results."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    log.setLevel(os.environ.get("RAYSAAS_LOG", "INFO"))
+
+
+def job(name: str, verb: Callable[[Settings], Any], cfg: DictConfig) -> None:
+    """Run one verb of lifecycle.py as a job: check settings, connect, act, report on stdout, exit."""
+    setup_logging()
+    with exit_codes(debug="RAYSAAS_DEBUG" in os.environ):
+        settings = typed(cfg)
+        connected(settings, name)
+        sys.stdout.write(json.dumps(verb(settings), default=str) + "\n")
+
+
+def check_arguments() -> None:
+    """Check the command line before Hydra does, so that a typo gets one sentence and exit code 65."""
+    words = [word for word in sys.argv[1:] if "=" in word and not word.startswith("-")]
+    if not any(word in sys.argv for word in ("--multirun", "-m", "--help", "--hydra-help")):
+        with exit_codes():
+            compose(words)
+
+
+def saved(path: Path) -> Settings:
+    """Settings that ``lifecycle.deploy`` wrote next to an application."""
+    return typed(DictConfig(json.loads(path.read_text())))

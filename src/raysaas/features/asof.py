@@ -1,0 +1,267 @@
+"""Point-in-time joins and window aggregates: Arrow in, Arrow out, DuckDB inside.
+
+Both bring rows of the past to rows that ask, keep the asking rows in their order, and never let one see what happened,
+or what became known, after it. A join hands only keys and times to DuckDB and takes values by row number afterwards, so
+every Arrow type comes out as it went in.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysaas.errors import InputError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_US = 86_400_000_000
+_UNITS = {"s": 10**6, "ms": 10**3, "us": 1, "ns": 1}
+_SUMS = {"sum", "mean"}
+_FUNCTIONS = {*_SUMS, "min", "max", "last", "distinct"}
+
+
+def asof_join(
+    entities: pa.Table,
+    features: pa.Table,
+    *,
+    keys: Sequence[str],
+    event_time: str = "event_time",
+    known_at: datetime | None = None,
+    ttl: timedelta | None = None,
+    known_by_event: bool = False,
+) -> pa.Table:
+    """The entity rows in their order, all kept, plus the feature columns as they stood at each row's ``event_time``.
+
+    The value is that of the feature row with equal ``keys`` and the greatest ``event_time`` not after the entity's, no
+    older than ``ttl`` (inclusive); with ``known_at``, only rows whose ``known_at`` is not after it count; with
+    ``known_by_event``, only rows known by the entity's own time. Ties go to the latest ``known_at``, then to the last
+    row. Null keys and null times match nothing; times without a zone are UTC. Columns of ``features`` named as a key,
+    ``event_time`` or ``known_at`` are not repeated. Raises InputError for a missing or a clashing column.
+    """
+    context = [*keys, event_time, "known_at"]
+    values = features.drop_columns([name for name in context if name in features.column_names])
+    _check(entities, features, [*keys, event_time], values.column_names)
+    unit = _finest(entities[event_time], features[event_time], *_column(features, "known_at"))
+    asking, offered = _keyed(entities, keys, event_time, unit), _keyed(features, keys, event_time, unit)
+    with _engine().cursor() as connection:
+        _offer(connection, asking, offered, None if known_at is None else _tick(known_at, unit), known_by_event)
+        reach = None if ttl is None else _span(ttl, unit)
+        matches = connection.sql(_match_sql(len(keys), reach, known_by_event)).fetchnumpy()
+    at = np.full(entities.num_rows, -1, dtype=np.int64)
+    at[matches["asked"]] = matches["found"]
+    index = pa.array(at, mask=at < 0)
+    for name in values.column_names:
+        entities = entities.append_column(values.schema.field(name).with_nullable(True), values[name].take(index))
+    return entities
+
+
+def window_aggregates(
+    cuts: pa.Table,
+    rows: pa.Table,
+    *,
+    keys: Sequence[str],
+    windows: Sequence[timedelta],
+    aggregates: Sequence[str],
+    event_time: str = "event_time",
+    known_at: datetime | None = None,
+    known_by_event: bool = False,
+) -> pa.Table:
+    """The cut rows in their order plus one column per aggregate and window ``(cut - window, cut]`` over ``rows``.
+
+    ``aggregates`` are ``count`` and ``FUNCTION:COLUMN`` (sum, mean, min, max, last, distinct), named ``count_7d`` or
+    ``sum_amount_28d``, and ``since_last``, ``since_first``: days since the last and the first row of all history up to
+    the cut, named ``since_last_d``. Nulls and NaN are left out; count, sum and distinct of nothing are 0, the others
+    null; ``last`` goes by time, then ``known_at``, then row order. ``known_at`` and ``known_by_event`` are as in
+    :func:`asof_join`. Sums are added up in time order, so that the same rows give the same bits on any machine.
+    """
+    wanted = [_parse(aggregate) for aggregate in aggregates]
+    names = sorted({column for _, column in wanted if column})
+    _check(cuts, rows, [*keys, event_time], aggregate_names(windows, aggregates), {*keys, event_time, *names})
+    _check_numeric(rows, wanted)
+    asking, offered = _keyed(cuts, keys, event_time, "us"), _keyed(rows, keys, event_time, "us")
+    for name in names:
+        offered = offered.append_column(f"x_{name}", _without_nan(rows[name]))
+    with _engine().cursor() as connection:
+        _offer(connection, asking, offered, None if known_at is None else _tick(known_at, "us"), known_by_event)
+        result = connection.sql(_window_sql(len(keys), wanted, windows, known_by_event)).to_arrow_table()
+    for field in result.schema:
+        cuts = cuts.append_column(field, result[field.name])
+    return cuts
+
+
+def aggregate_names(windows: Sequence[timedelta], aggregates: Sequence[str]) -> list[str]:
+    """Names of the columns that :func:`window_aggregates` adds, in their order."""
+    return [name for aggregate in aggregates for name, _ in _selects(*_parse(aggregate), windows)]
+
+
+@cache
+def _engine() -> duckdb.DuckDBPyConnection:
+    """One DuckDB per process: a cursor of it is free, opening one costs 30 ms."""
+    return duckdb.connect()
+
+
+def _check(
+    asking: pa.Table, offered: pa.Table, shared: Sequence[str], added: Sequence[str], needed: set[str] | None = None
+) -> None:
+    for side, table, columns in (("asking", asking, set(shared)), ("offered", offered, needed or set(shared))):
+        missing = sorted(columns - set(table.column_names))
+        if missing:
+            raise InputError(f"the {side} table lacks the columns {missing}: it has {table.column_names}.")
+    clash = sorted(set(asking.column_names) & set(added))
+    if clash:
+        raise InputError(f"columns {clash} are on both sides of the join: rename them on one side.")
+    for name in shared:
+        kinds = {
+            pa.types.is_string(t) or pa.types.is_large_string(t) for t in (_plain(asking, name), _plain(offered, name))
+        }
+        if len(kinds) > 1:
+            raise InputError(f"column {name!r} is text on one side of the join only: cast it so that both sides agree.")
+
+
+def _plain(table: pa.Table, name: str) -> pa.DataType:
+    kind = table.schema.field(name).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _check_numeric(rows: pa.Table, wanted: Sequence[tuple[str, str]]) -> None:
+    for function, column in wanted:
+        kind = rows.schema.field(column).type if function in _SUMS else pa.float64()
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            raise InputError(f"aggregate '{function}:{column}' needs numbers, column {column!r} holds {kind}.")
+
+
+def _column(table: pa.Table, name: str) -> list[pa.ChunkedArray]:
+    return [table[name]] if name in table.column_names else []
+
+
+def _finest(*columns: pa.ChunkedArray) -> str:
+    order = list(_UNITS)
+    return max((column.type.unit if pa.types.is_timestamp(column.type) else "s" for column in columns), key=order.index)
+
+
+def _ticks(column: pa.ChunkedArray, unit: str) -> pa.ChunkedArray:
+    kind = column.type
+    if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        raise InputError(f"a time column holds {kind}: expected timestamps or dates.")
+    zone = kind.tz if pa.types.is_timestamp(kind) else None
+    return pc.cast(pc.cast(column, pa.timestamp(unit, zone), safe=unit != "us"), pa.int64())
+
+
+def _span(span: timedelta, unit: str) -> int:
+    micros = span // timedelta(microseconds=1)
+    return micros * 1000 if unit == "ns" else micros // _UNITS[unit]
+
+
+def _tick(moment: datetime, unit: str) -> int:
+    return _span((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH, unit)
+
+
+def _keyed(table: pa.Table, keys: Sequence[str], event_time: str, unit: str) -> pa.Table:
+    columns = {f"k{position}": table[key] for position, key in enumerate(keys)}
+    columns["t"] = _ticks(table[event_time], unit)
+    for known in _column(table, "known_at"):
+        columns["known"] = _ticks(known, unit)
+    columns["i"] = pa.chunked_array([np.arange(table.num_rows, dtype=np.int64)])
+    return pa.table(columns)
+
+
+def _without_nan(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_floating(column.type):
+        return column
+    return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+
+
+def _offer(
+    connection: duckdb.DuckDBPyConnection, asking: pa.Table, offered: pa.Table, cut: int | None, known_by_event: bool
+) -> None:
+    """Create the views ``a`` (rows that ask) and ``o`` (rows that may answer); an unknown ``known`` sorts first."""
+    known = "known" in offered.column_names
+    if (cut is not None or known_by_event) and not known:
+        raise InputError("a known-at cut needs a column 'known_at' in the features: it has none.")
+    connection.register("asking", asking.drop_columns(["known"] if "known" in asking.column_names else []))
+    connection.register("offered", offered)
+    where = [
+        "t IS NOT NULL",
+        *([f"known <= {cut}"] if cut is not None else []),
+        *(["known IS NOT NULL"] if known_by_event else []),
+    ]
+    replace = "* REPLACE (coalesce(known, -9223372036854775808) AS known)" if known else "*, 0::BIGINT AS known"
+    connection.execute("CREATE TEMP VIEW a AS SELECT * FROM asking WHERE t IS NOT NULL")
+    connection.execute(f"CREATE TEMP VIEW o AS SELECT {replace} FROM offered WHERE {' AND '.join(where)}")
+
+
+def _equal(num_keys: int) -> str:
+    return "".join(f"a.k{position} = o.k{position} AND " for position in range(num_keys))
+
+
+def _match_sql(num_keys: int, reach: int | None, known_by_event: bool) -> str:
+    """Rows (asked, found). The order of times and of ties is one comparison of (time, known, row)."""
+    keys = "".join(f"k{position}, " for position in range(num_keys))
+    last = "9223372036854775807"
+    ontime = " WHERE known <= t" if known_by_event else ""
+    best = (
+        f"SELECT a.i AS asked, o.i AS found, a.t - o.t AS age, o.rank AS rank FROM a ASOF JOIN "
+        f"(SELECT {keys}t, i, row(t, known, i) AS rank FROM o{ontime}) o "
+        f"ON {_equal(num_keys)}row(a.t, {last}, {last}) >= o.rank"
+    )
+    if known_by_event:
+        # ASOF takes one inequality: rows that became known after they happened need a second one.
+        best = (
+            f"SELECT asked, arg_max(found, rank) AS found, arg_max(age, rank) AS age FROM ({best} UNION ALL "
+            f"SELECT a.i, o.i, a.t - o.t, row(o.t, o.known, o.i) FROM a JOIN (SELECT * FROM o WHERE known > t) o "
+            f"ON {_equal(num_keys)}o.known <= a.t) GROUP BY asked"
+        )
+    return f"SELECT asked, found FROM ({best})" + ("" if reach is None else f" WHERE age <= {reach}")
+
+
+def _parse(aggregate: str) -> tuple[str, str]:
+    function, _, column = aggregate.partition(":")
+    if function in _FUNCTIONS if column else function in {"count", "since_last", "since_first"}:
+        return function, column
+    raise InputError(
+        f"aggregate {aggregate!r} is unknown: expected count, since_last, since_first or FUNCTION:COLUMN with "
+        f"FUNCTION one of {', '.join(sorted(_FUNCTIONS))}."
+    )
+
+
+def _selects(function: str, column: str, windows: Sequence[timedelta]) -> Iterator[tuple[str, str]]:
+    """Name and SQL of the columns that one aggregate adds."""
+    if function.startswith("since"):
+        edge = "max" if function == "since_last" else "min"
+        yield f"{function}_d", f"(any_value(a.t) - {edge}(o.t)) / {_DAY_US}::DOUBLE"
+        return
+    for window in windows:
+        days = f"{window / timedelta(days=1):g}d".replace(".", "_")
+        name = f"{function}_{column}_{days}" if column else f"{function}_{days}"
+        yield name, _expression(function, f'o."x_{column}"', f"FILTER (o.t > a.t - {_span(window, 'us')})")
+
+
+def _expression(function: str, value: str, inside: str) -> str:
+    total = f"sum({value}::DOUBLE ORDER BY o.t, {value}) {inside}"
+    return {
+        "count": f"count(o.i) {inside}",
+        "sum": f"coalesce({total}, 0)",
+        "mean": f"{total} / count({value}) {inside}",
+        "min": f"min({value}) {inside}",
+        "max": f"max({value}) {inside}",
+        "last": f"arg_max({value}, row(o.t, o.known, o.i)) {inside}",
+        "distinct": f"count(DISTINCT {value}) {inside}",
+    }[function]
+
+
+def _window_sql(
+    num_keys: int, wanted: Sequence[tuple[str, str]], windows: Sequence[timedelta], known_by_event: bool
+) -> str:
+    selects = [select for function, column in wanted for select in _selects(function, column, windows)]
+    whole = any(function.startswith("since") for function, _ in wanted) or not windows
+    bound = "" if whole else f" AND o.t > a.t - {_span(max(windows), 'us')}"
+    known = " AND o.known <= a.t" if known_by_event else ""
+    columns = ", ".join(f'{sql} AS "{name}"' for name, sql in selects)
+    names = ", ".join(f'"{name}"' for name, _ in selects)
+    return (
+        f"SELECT {names} FROM (SELECT a.i, {columns} FROM asking a "
+        f"LEFT JOIN o ON {_equal(num_keys)}o.t <= a.t{bound}{known} GROUP BY a.i) ORDER BY i"
+    )

@@ -1,0 +1,166 @@
+"""From raw snapshots to a training set, and to the online rows that a served model reads.
+
+Both run the same way: pin the sources, make the views' feature rows, put them in Iceberg, apply the Feast definitions.
+"""
+
+import hashlib
+import logging
+import sys
+from contextlib import redirect_stdout
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysaas.features.definitions import FeatureRepo, ViewRows, features_table, repository
+from raysaas.features.examples import entities_at, examples
+from raysaas.features.feedback import feedback, with_feedback
+from raysaas.features.raw import STAMP, Raw, raw
+from raysaas.features.split import split
+from raysaas.features.views import latest_rows, schema_of, view_rows
+from raysaas.records import TrainingSet
+from raysaas.settings import ExampleKind, Settings, UseCase
+from raysaas.stores.online import OnlineStore
+from raysaas.stores.tables import Tables
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+_LOG = logging.getLogger(__name__)
+_FIXED = ["row_id", "tenant", "entity", "event_time", "known_at", "split", "label"]
+
+
+def training_set(
+    settings: Settings, tables: Tables, *, as_of: datetime | None = None, now: datetime
+) -> tuple[TrainingSet, pa.Table]:
+    """Build, store and return the examples known by ``as_of`` (``now`` if None) with their features as of each
+    example.
+
+    The table has ``row_id, tenant, entity, event_time, known_at, split, label`` and the features, sorted by time and
+    row id. Constant and empty feature columns are dropped with a warning. Raises InputError when there is nothing to
+    learn.
+    """
+    use_case, known = settings.use_case, as_of or now
+    sources = raw(use_case, tables, known)
+    asked = examples(use_case, sources)
+    repo, store = _publish(settings, tables, sources, asked)
+    table = _with_split(_retrieve(store, repo, asked), use_case)
+    rows = feedback(use_case, tables, known) if settings.features.feedback else None
+    table = table if rows is None else with_feedback(table, rows, use_case)
+    table, warnings = _learnable(table.sort_by([("event_time", "ascending"), ("row_id", "ascending")]))
+    name = f"training.{use_case.name}"
+    digest = content_hash(table)
+    snapshot = tables.overwrite(name, table, {"raysaas.content_hash": digest})
+    return TrainingSet(
+        use_case=use_case.name,
+        table=name,
+        snapshot_id=snapshot,
+        snapshots=sources.snapshots,
+        feature_service=use_case.name,
+        feature_service_hash=repo.hash,
+        as_of=known,
+        known_at=known,
+        num_rows=table.num_rows,
+        content_hash=digest,
+        warnings=tuple(warnings),
+    ), table
+
+
+def materialize(settings: Settings, tables: Tables, now: datetime) -> int:
+    """Bring the online rows up to date and return the number of entities in them.
+
+    The rows are those of ``now``, or of the newest event where the data are historic: a replayed 1997 has no last 30
+    days today. Each column view keeps its entities' newest row. Without an entity column there is nothing to look up:
+    0.
+    """
+    use_case = settings.use_case
+    sources = raw(use_case, tables, now)
+    at = sources.newest_event()
+    entities = entities_at(use_case, sources, at)
+    asks = entities.append_column("event_time", pa.array([at] * entities.num_rows, STAMP))
+    repo, store = _publish(settings, tables, sources, asks)
+    if use_case.sources[use_case.examples.source].entity is None:
+        return 0
+    return _write_online(settings, tables, repo, store, entities, at)
+
+
+def content_hash(table: pa.Table) -> str:
+    """SHA-256 over the rows in order of ``row_id`` and the columns by name: equal for equal rows, however they lie."""
+    table = table.sort_by("row_id") if "row_id" in table.column_names else table
+    digest = hashlib.sha256()
+    for name in sorted(table.column_names):
+        column = table[name].combine_chunks()
+        digest.update(f"{name}:{column.type}:{len(column)}".encode())
+        digest.update(pc.is_valid(column).cast(pa.uint8()).to_numpy(zero_copy_only=False).tobytes())
+        digest.update(_content(column))
+    return digest.hexdigest()
+
+
+def _content(column: pa.Array) -> bytes:
+    if pa.types.is_string(column.type):
+        column = column.fill_null("").cast(pa.large_string())
+        _, offsets, data = column.buffers()
+        ends = np.frombuffer(offsets, np.int64)[column.offset : column.offset + len(column) + 1]
+        return np.diff(ends).tobytes() + (data or b"")[int(ends[0]) : int(ends[-1])]
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.int64())
+    return bytes(column.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
+
+
+def _publish(settings: Settings, tables: Tables, sources: Raw, asks: pa.Table) -> "tuple[FeatureRepo, FeatureStore]":
+    """Put the views' rows in Iceberg and the definitions over exactly those snapshots in Feast's registry."""
+    use_case, views = settings.use_case, {}
+    for name, rows in view_rows(use_case, sources, asks, settings.features):
+        snapshot = tables.overwrite(features_table(use_case.name, name), rows)
+        views[name] = ViewRows(schema_of(rows), snapshot)
+    repo = repository(use_case, views, settings.storage, settings.features)
+    with redirect_stdout(sys.stderr):
+        return repo, repo.apply()
+
+
+def _retrieve(store: "FeatureStore", repo: FeatureRepo, asked: pa.Table) -> pa.Table:
+    with redirect_stdout(sys.stderr):
+        service = store.get_feature_service(repo.use_case)
+        job = store.get_historical_features(asked, service, filter_by_created_timestamp=True)
+        return job.to_arrow()
+
+
+def _with_split(table: pa.Table, use_case: UseCase) -> pa.Table:
+    examples = use_case.examples
+    timed = examples.kind is ExampleKind.cuts or use_case.sources[examples.source].time is not None
+    parts = split(table, examples.split, timed=timed)
+    table = table.append_column("split", parts).drop_columns(["moment"])
+    return table.select([*_FIXED, *(name for name in table.column_names if name not in _FIXED)])
+
+
+def _learnable(table: pa.Table) -> tuple[pa.Table, list[str]]:
+    """Drop features that say nothing in the train part, with a sentence for each."""
+    train, warnings = table.filter(pc.equal(table["split"], "train")), []
+    for name in [name for name in table.column_names if name not in _FIXED]:
+        column = train[name]
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        if column.null_count == len(column) or (not column.null_count and pc.count_distinct(column).as_py() == 1):
+            warnings.append(
+                f"column {name!r} is {'empty' if column.null_count else 'constant'} in the train part: dropped."
+            )
+            table = table.drop_columns([name])
+    for warning in warnings:
+        _LOG.warning(warning)
+    return table, warnings
+
+
+def _write_online(
+    settings: Settings, tables: Tables, repo: FeatureRepo, store: "FeatureStore", entities: pa.Table, at: datetime
+) -> int:
+    online = OnlineStore(str(settings.storage.online_path))
+    for view in repo.views():
+        source = view.batch_source
+        rows = latest_rows(tables.read(source.table, snapshot=source.snapshot), entities, at, view.ttl or None)
+        online.write(view.name, rows)
+        store.registry.apply_materialization(view, store.project, at - timedelta(days=1), at)
+    return int(entities.num_rows)

@@ -1,0 +1,293 @@
+"""How files become blocks of rows: CSV, JSON Lines and Parquet cut into parts that tasks read on their own.
+
+A part is a range of whole records (CSV, JSON Lines) or of row groups (Parquet) and knows the number of its first row,
+so that row numbers do not depend on how many parts there are. Memory per part is bounded whatever the size of the file.
+Libraries: pyarrow.csv, pyarrow.parquet, DuckDB's JSON functions.
+"""
+
+import codecs
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raysaas.errors import InputError
+from raysaas.ingest.casts import connection
+from raysaas.settings import Format
+
+_CHUNK = 8 << 20
+_BATCH_ROWS = 131_072
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One input file: ``header`` are its own column names, ``body`` the byte offset of its first row."""
+
+    uri: str
+    format: Format
+    digest: str
+    num_bytes: int
+    encoding: str = "utf8"
+    delimiter: str = ","
+    header: tuple[str, ...] = ()
+    body: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes (or row groups) ``start`` to ``end`` of a file; ``first_row`` counts its rows from 0."""
+
+    file: SourceFile
+    start: int
+    end: int
+    first_row: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A record that is not a row at all: ``text`` is what the file says."""
+
+    number: int
+    rule: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Rows under the file's own names, with their row numbers (1 is the first row after the header)."""
+
+    table: pa.Table
+    numbers: np.ndarray
+    malformed: list[Malformed] = field(default_factory=list)
+
+
+@lru_cache(64)
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Return pyarrow's filesystem for a URI or local path, and the path inside it. Raises InputError."""
+    try:
+        fs, path = pafs.FileSystem.from_uri(uri)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{uri} is not a path or URI that can be opened ({error}).") from error
+    return fs, path
+
+
+def csv_header(file: SourceFile, head: bytes) -> SourceFile:
+    """Return ``file`` with delimiter, column names and the offset of the first row. ``head`` are its first bytes."""
+    bom = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+    text = head[bom:].decode(file.encoding, "ignore")
+    delimiter = _sniff(text)
+    lead = re.match(r"[\r\n]*", text)
+    start = lead.end() if lead else 0
+    end = _record_end(text, start, delimiter)
+    names = next(csv.reader(io.StringIO(text[start:end], newline=""), delimiter=delimiter), [])
+    header = tuple(name.strip() or f"column_{i}" for i, name in enumerate(names, 1))
+    if not header or all(re.fullmatch(r"[-+.\deE]*\d[-+.\deE]*", name) for name in header):
+        raise InputError(f"{file.uri}: the first line holds values, not column names. Add a header line.")
+    rest = re.match(r"[\r\n]*", text[end:])
+    body = bom + len(text[: end + (rest.end() if rest else 0)].encode(file.encoding))
+    return replace(file, delimiter=delimiter, header=header, body=body)
+
+
+def _record_end(text: str, start: int, delimiter: str) -> int:
+    pattern = rf'(?:(?<=[{re.escape(delimiter)}\r\n])|\A)"(?:[^"]|"")*"|(\r\n|\n|\r)'
+    for match in re.compile(pattern).finditer(text, start):
+        if match.group(1):
+            return match.start()
+    return len(text)
+
+
+def _sniff(text: str) -> str:
+    lines = text.lstrip("\r\n")[: 1 << 16]
+
+    def score(delimiter: str) -> tuple[float, int]:
+        reader = csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter)
+        widths = [len(row) for row, _ in zip(reader, range(20), strict=False) if row]
+        return (sum(w == widths[0] for w in widths) / len(widths), widths[0]) if widths and widths[0] > 1 else (0, 0)
+
+    best = max(",;\t|", key=score)
+    return best if score(best)[1] else ","
+
+
+def jsonl_header(file: SourceFile, head: bytes) -> SourceFile:
+    """Return ``file`` with the keys found in its first thousand lines, in order of appearance."""
+    bom = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+    whole = head if len(head) == file.num_bytes else head[: head.rfind(b"\n") + 1]
+    lines = _lines(whole[bom:], file.encoding)
+    with connection() as db:
+        db.register("lines", pa.table({"line": lines[:1000]}))
+        rows = db.execute(
+            "SELECT json_keys(line) FROM lines WHERE json_valid(line) AND json_type(line) = 'OBJECT'"
+        ).fetchall()
+    names = tuple(dict.fromkeys(key for (keys,) in rows for key in keys))
+    if not names:
+        raise InputError(f"{file.uri} has no JSON object in its first lines: expected one object per line.")
+    return replace(file, header=names, body=bom)
+
+
+def split(file: SourceFile, part_bytes: int) -> list[Part]:
+    """Cut ``file`` into parts of about ``part_bytes``, at record borders, never inside a quoted newline."""
+    if file.format is Format.parquet:
+        return _row_groups(file, part_bytes)
+    if file.num_bytes - file.body <= part_bytes:
+        return [Part(file, file.body, file.num_bytes)]
+    fs, path = filesystem(file.uri)
+    with fs.open_input_stream(path) as stream:
+        stream.read(file.body)
+        return _scan(file, stream, part_bytes)
+
+
+def _row_groups(file: SourceFile, part_bytes: int) -> list[Part]:
+    fs, path = filesystem(file.uri)
+    metadata = pq.read_metadata(path, filesystem=fs)
+    parts, start, first, rows, size = [], 0, 0, 0, 0
+    for group in range(metadata.num_row_groups):
+        rows += metadata.row_group(group).num_rows
+        size += metadata.row_group(group).total_byte_size
+        if size >= part_bytes or group + 1 == metadata.num_row_groups:
+            parts.append(Part(file, start, group + 1, first))
+            start, first, size = group + 1, rows, 0
+    return parts
+
+
+def _scan(file: SourceFile, stream: pa.NativeFile, part_bytes: int) -> list[Part]:
+    quoted = file.format is Format.csv
+    parts, start, first, base, rows, inside, last = [], file.body, 0, file.body, 0, False, file.body - 1
+    before = 10
+    while chunk := stream.read(_CHUNK):
+        if chunk.endswith(b"\r"):
+            chunk += stream.read(1)
+        found = _record_ends(chunk, before, inside, ord(file.delimiter) if quoted else None)
+        if found is None:
+            return [Part(file, file.body, file.num_bytes)]
+        ends, inside = found
+        ends, filled = _filled(chunk, base, ends, last)
+        counts = rows + np.cumsum(filled)
+        while len(ends) and (at := int(np.searchsorted(ends, start + part_bytes))) < len(ends):
+            parts.append(Part(file, start, int(ends[at]) + 1, first))
+            start, first = int(ends[at]) + 1, int(counts[at])
+        if len(ends):
+            rows, last = int(counts[-1]), int(ends[-1])
+        base, before = base + len(chunk), chunk[-1]
+    if start < file.num_bytes:
+        parts.append(Part(file, start, file.num_bytes, first))
+    return parts
+
+
+def _record_ends(chunk: bytes, before: int, inside: bool, delimiter: int | None) -> tuple[np.ndarray, bool] | None:
+    """Positions of newlines that end a record; None where quoting is too loose to tell without parsing."""
+    data = np.frombuffer(chunk, np.uint8)
+    newlines = data == 10
+    if delimiter is None or (not inside and b'"' not in chunk):
+        loose = delimiter is not None and chunk.count(b"\r") != chunk.count(b"\r\n")
+        return None if loose else (np.flatnonzero(newlines), inside)
+    quotes = data == 34
+    parity = (np.cumsum(quotes, dtype=np.uint8) + inside) & 1
+    opening = quotes & (parity == 1)
+    previous = np.concatenate([np.array([before], np.uint8), data[:-1]])
+    if not np.isin(previous[opening], [delimiter, 10, 34]).all():
+        return None
+    return np.flatnonzero(newlines & (parity == 0)), bool(parity[-1])
+
+
+def _filled(chunk: bytes, base: int, ends: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """File offsets of record ends, and whether each ends a record that is not an empty line."""
+    data = np.frombuffer(chunk, np.uint8)
+    returns = (data[np.maximum(ends - 1, 0)] == 13) & (ends > 0)
+    offsets = ends + base
+    lengths = np.diff(offsets, prepend=last) - 1 - returns
+    return offsets, lengths > 0
+
+
+def blocks(part: Part) -> Iterator[Block]:
+    """Read a part block by block. Raises InputError when the bytes are not what the header promised."""
+    readers = {Format.csv: _csv_blocks, Format.jsonl: _jsonl_blocks, Format.parquet: _parquet_blocks}
+    try:
+        yield from readers[part.file.format](part)
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise InputError(f"{part.file.uri} cannot be read as {part.file.format} ({error}).") from error
+
+
+def _bytes(part: Part) -> bytes:
+    fs, path = filesystem(part.file.uri)
+    with fs.open_input_file(path) as file:
+        return bytes(file.read_at(part.end - part.start, part.start))
+
+
+def _csv_blocks(part: Part) -> Iterator[Block]:
+    bad: list[Malformed] = []
+
+    def refuse(row: pacsv.InvalidRow) -> str:
+        expected = f"{row.actual_columns} fields, not {row.expected_columns}: {row.text}"
+        bad.append(Malformed(part.first_row + row.number, "columns", expected))
+        return "skip"
+
+    names, done = part.file.header, part.first_row
+    reader = pacsv.open_csv(
+        pa.BufferReader(_bytes(part)),
+        pacsv.ReadOptions(column_names=names, use_threads=False, block_size=_CHUNK, encoding=part.file.encoding),
+        pacsv.ParseOptions(delimiter=part.file.delimiter, newlines_in_values=True, invalid_row_handler=refuse),
+        pacsv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+    )
+    for batch in reader:
+        # The handler runs one block ahead of the reader at times: only numbers up to this block's end are its own.
+        numbers, taken = _numbers(done, batch.num_rows, [row.number for row in bad])
+        done = int(numbers[-1]) if len(numbers) else done
+        yield Block(pa.Table.from_batches([batch]), numbers, bad[:taken])
+        del bad[:taken]
+    if bad:
+        yield Block(pa.table({name: pa.array([], pa.string()) for name in names}), np.empty(0, np.int64), bad)
+
+
+def _numbers(done: int, num_rows: int, skipped: list[int]) -> tuple[np.ndarray, int]:
+    """The next ``num_rows`` row numbers after ``done`` outside ``skipped``, and how many of those were passed."""
+    candidates = np.arange(done + 1, done + 1 + num_rows + len(skipped))
+    numbers = np.setdiff1d(candidates, skipped, assume_unique=True)[:num_rows]
+    last = numbers[-1] if num_rows else done
+    return numbers, int(np.searchsorted(skipped, last)) if skipped else 0
+
+
+def _lines(data: bytes, encoding: str) -> pa.Array:
+    text = data.decode(encoding)
+    lines = pc.list_flatten(pc.split_pattern(pa.array([text], pa.large_string()), "\n"))
+    lines = pc.utf8_rtrim(lines, "\r")
+    return lines.filter(pc.not_equal(lines, ""))
+
+
+def _jsonl_blocks(part: Part) -> Iterator[Block]:
+    lines = _lines(_bytes(part), part.file.encoding)
+    picks = ", ".join(f"o ->> {_path(name)} AS c{i}" for i, name in enumerate(part.file.header))
+    valid = "json_valid(line) AND json_type(CASE WHEN json_valid(line) THEN line END) = 'OBJECT'"
+    with connection() as db:
+        db.register("lines", pa.table({"line": lines}))
+        ok = db.sql(f"SELECT coalesce({valid}, false) AS ok FROM lines").to_arrow_table()["ok"].combine_chunks()
+        db.register("objects", pa.table({"o": lines.filter(ok)}))
+        table = db.sql(f"SELECT {picks} FROM objects").to_arrow_table()
+    numbers = np.arange(len(lines)) + part.first_row + 1
+    mask = ok.to_numpy(zero_copy_only=False)
+    wrong = zip(numbers[~mask].tolist(), lines.filter(pc.invert(ok)).to_pylist(), strict=True)
+    bad = [Malformed(number, "json", text) for number, text in wrong]
+    yield Block(table.rename_columns(list(part.file.header)), numbers[mask], bad)
+
+
+def _path(name: str) -> str:
+    pointer = name.replace("~", "~0").replace("/", "~1").replace("'", "''")
+    return f"'/{pointer}'"
+
+
+def _parquet_blocks(part: Part) -> Iterator[Block]:
+    fs, path = filesystem(part.file.uri)
+    done = part.first_row
+    with pq.ParquetFile(path, filesystem=fs) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=list(range(part.start, part.end))):
+            numbers = np.arange(done, done + batch.num_rows) + 1
+            done += batch.num_rows
+            yield Block(pa.Table.from_batches([batch]), numbers)

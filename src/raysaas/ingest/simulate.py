@@ -1,0 +1,307 @@
+"""A multi-tenant SaaS that never was: accounts, their usage, tickets and payments, and the churn that follows from them.
+
+``Simulation.accounts`` seats are always taken: an account that churns makes room for a new one, and a burn-in is thrown
+away, so that no feature drifts by itself. Behaviour moves week by week (a latent engagement and a latent trouble, both
+first-order autoregressive); rows are drawn around it, and the weekly hazard of churn reads the same state. At ``change_at``
+a release doubles the events of a session, ``pro`` becomes ``team``, prices rise, and the reasons to leave turn round:
+before, the idle leave; after, the heavy users do.
+
+Shards of a fixed number of seats are seeded by (seed, shard): the rows do not depend on who draws them, or how many do.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from datetime import date, datetime, timedelta, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from raysaas.settings import Simulation
+
+SHARD = 1000
+SHARDS_PER_PART = 8
+BURN_IN_WEEKS = 52
+HISTORY_WEEKS = 13  # before ``start``, so that the longest window is full at the first cut
+NOTICE_WEEKS = (3, 7)  # from the decision to the end; use falls before the change and rises after it
+PLANS = ("starter", "pro", "enterprise", "team")
+REGIONS = ("emea", "amer", "apac")
+INDUSTRIES = ("retail", "finance", "health", "media", "education")
+PRICES = np.array([12.0, 30.0, 55.0])
+DAY_US = 86_400_000_000
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Account:
+    """What an account keeps for life, one array element per seat; ``since`` is its first day, counted from ``start``."""
+
+    number: Ints
+    since: Floats
+    plan: Ints
+    seats: Ints
+    region: Ints
+    industry: Ints
+    habit: Floats
+
+
+@dataclass(slots=True)
+class Week:
+    """One week of all seats: the accounts, their latent state, what they met, and the day they leave (or infinity)."""
+
+    day: int
+    after: bool
+    account: Account
+    engagement: Floats
+    trouble: Floats
+    tickets: Ints
+    failed: Bools
+    leaves: Floats
+
+
+def decision_hazard(after: bool, engagement: Floats, tickets: Floats, failing: Bools, plan: Ints) -> Floats:
+    """Chance that an account decides this week to leave: the planted truth, with interactions hidden from linear models."""
+    if after:
+        urge = 2.2 * engagement + 0.4 * np.minimum(tickets, 4) + 0.8 * failing + 1.0 * (plan > 0) - 3.4
+        return 0.001 + 0.09 / (1 + np.exp(-urge))
+    idle = -engagement * np.where(plan == 2, 1.0, 2.5)
+    unheard = np.minimum(tickets, 4) * np.where(plan == 2, 2.4, 0.5)
+    unpaid = failing * np.where(plan == 0, 3.5, 1.0)
+    return 0.001 + 0.24 / (1 + np.exp(4.2 - idle - unheard - unpaid))
+
+
+class Shard:
+    """The seats of one shard; ``weeks`` lives them, from the burn-in to the last day."""
+
+    def __init__(self, spec: Simulation, seed: int, shard: int) -> None:
+        self.spec = spec
+        self.first = shard * SHARD
+        self.size = min(SHARD, spec.accounts - self.first)
+        self.rng = np.random.default_rng((seed, shard))
+        self.change_day = (date.fromisoformat(spec.change_at) - date.fromisoformat(spec.start)).days
+        sizes = 1 / (2.0 + np.arange(spec.tenants))
+        self.tenant = self.rng.choice(spec.tenants, self.size, p=sizes / sizes.sum())
+        self.billing_day = self.rng.integers(0, 30, self.size)
+
+    def weeks(self) -> Iterator[Week]:
+        rng, n = self.rng, self.size
+        account = self._draw(np.zeros(n, np.int64), np.full(n, -1e6))
+        mood, trouble = rng.normal(size=(2, n))
+        failing, recent = np.zeros(n, bool), np.zeros((4, n))
+        notice = np.zeros(n, np.int64)
+        for week in range(-HISTORY_WEEKS - BURN_IN_WEEKS, -(-self.spec.days // 7)):
+            day, after = week * 7, week * 7 >= self.change_day
+            mood = 0.96 * mood + 0.28 * rng.normal(size=n)
+            trouble = 0.9 * trouble + 0.436 * rng.normal(size=n)
+            wish = 0.5 * account.habit + 0.9 * mood
+            engagement = wish + np.where(notice > 0, 1.0 if after else -0.65, 0.0)
+            tickets = rng.poisson(0.1 * np.exp(0.8 * trouble))
+            recent[week % 4] = tickets
+            billed = (day + 6 - self.billing_day) // 30 > (day - 1 - self.billing_day) // 30
+            failing = np.where(billed, rng.random(n) < np.where(failing, 0.6, 0.06), failing)
+            decides = rng.random(n) < decision_hazard(after, wish, recent.sum(axis=0), failing, account.plan)
+            gone = notice == 1
+            leaves = np.where(gone, day + 7 * rng.random(n), np.inf)
+            yield Week(day, after, account, engagement, trouble, tickets, failing, leaves)
+            notice = np.where(notice > 0, notice - 1, decides * rng.integers(*NOTICE_WEEKS, n))
+            account = self._succeed(account, gone, day + 7 + rng.random(n))
+            mood, trouble = (np.where(gone, rng.normal(size=n), state) for state in (mood, trouble))
+            failing, recent = failing & ~gone, recent * ~gone
+
+    def _draw(self, number: Ints, since: Floats) -> Account:
+        rng, n = self.rng, self.size
+        plan = rng.choice(3, n, p=[0.45, 0.35, 0.2])
+        seats = np.ceil(np.exp(rng.normal(1.3 + 0.8 * plan + 0.1 * (self.tenant % 3), 0.6))).astype(np.int64)
+        region = np.where(rng.random(n) < 0.5, self.tenant % 3, rng.integers(0, 3, n))
+        return Account(number, since, plan, seats, region, rng.integers(0, len(INDUSTRIES), n), rng.normal(size=n))
+
+    def _succeed(self, old: Account, gone: Bools, since: Floats) -> Account:
+        new = self._draw(old.number + 1, since)
+        return Account(*(np.where(gone, getattr(new, f.name), getattr(old, f.name)) for f in fields(Account)))
+
+
+class Rows:
+    """The rows of one shard, gathered week by week into one list of column blocks per source."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard, self.rng = shard, shard.rng
+        self.blocks: dict[str, list[dict[str, Any]]] = {key: [] for key in SOURCES}
+        self.known: Ints = np.full(shard.size, -1, np.int64)
+
+    def add(self, week: Week) -> None:
+        if week.day < -7 * HISTORY_WEEKS:
+            return
+        self._usage(week)
+        self._tickets(week)
+        self._payments(week)
+        if week.day + 7 > 0:
+            self._accounts(week)
+            self._churns(week)
+
+    def _put(self, source: str, week: Week, seat: Ints, time: Floats, **columns: Any) -> None:
+        account = week.account
+        there = (time >= account.since[seat]) & (time < week.leaves[seat]) & (time < self.shard.spec.days)
+        block = {"seat": seat, "number": account.number[seat], "time": time, **columns}
+        self.blocks[source].append({key: values[there] for key, values in block.items()})
+
+    def _usage(self, week: Week) -> None:
+        rng, n = self.rng, self.shard.size
+        active = rng.random((7, n)) < 1 / (1 + np.exp(1.15 - 0.75 * week.engagement))
+        day, seat = np.nonzero(active)
+        time = week.day + day + 0.35 + 0.64 * rng.random(len(day))
+        push, seats = week.engagement[seat], week.account.seats[seat]
+        users = 1 + rng.binomial(seats - 1, 1 / (1 + np.exp(1.0 - 0.7 * push)))
+        sessions = users + rng.poisson(users * np.exp(0.35 * push - 0.3))
+        volume = np.where(time >= self.shard.change_day, 16.0, 8.0)
+        events = rng.poisson(sessions * volume)
+        errors = rng.poisson(sessions * 0.1 * np.exp(0.5 * week.trouble[seat]))
+        adopted = 1 + rng.binomial(11, 1 / (1 + np.exp(0.8 - 0.6 * push)))
+        self._put("usage", week, seat, time, active_users=users, sessions=sessions, events=events, depth=events / sessions,
+                  errors=errors, features_used=adopted)
+
+    def _tickets(self, week: Week) -> None:
+        seat = np.repeat(np.arange(self.shard.size), week.tickets)
+        severity = 1 + self.rng.binomial(2, 1 / (1 + np.exp(0.9 - 0.6 * week.trouble[seat])))
+        self._put("tickets", week, seat, week.day + 7 * self.rng.random(len(seat)), severity=severity)
+
+    def _payments(self, week: Week) -> None:
+        due = (self.shard.billing_day - week.day) % 30
+        seat = np.nonzero(due < 7)[0]
+        dearer = np.where(week.day + due[seat] >= self.shard.change_day, 1.25, 1.0)
+        amount = np.round(week.account.seats[seat] * PRICES[week.account.plan[seat]] * dearer, 2)
+        self._put("payments", week, seat, week.day + due[seat] + 0.25, amount=amount,
+                  failed=week.failed[seat].astype(np.int64))
+
+    def _accounts(self, week: Week) -> None:
+        """One row per account when it is first seen, and one more for each ``pro`` when that plan becomes ``team``."""
+        account, change = week.account, float(self.shard.change_day)
+        seat = np.nonzero(account.number != self.known)[0]
+        since = np.maximum(account.since[seat], max(week.day, 0))
+        self._profile(week, seat, since, renamed=since >= change)
+        if week.day <= change < week.day + 7:
+            seat = np.nonzero((account.plan == 1) & (account.since < change))[0]
+            self._profile(week, seat, np.full(len(seat), change), renamed=np.ones(len(seat), bool))
+        self.known = account.number
+
+    def _profile(self, week: Week, seat: Ints, time: Floats, renamed: Bools) -> None:
+        account = week.account
+        plan = np.where(renamed & (account.plan[seat] == 1), 3, account.plan[seat])
+        self._put("accounts", week, seat, time, plan=plan, seats=account.seats[seat], region=account.region[seat],
+                  industry=account.industry[seat])
+
+    def _churns(self, week: Week) -> None:
+        seat = np.nonzero((week.leaves >= 0) & (week.leaves < self.shard.spec.days))[0]
+        block = {"seat": seat, "number": week.account.number[seat], "time": week.leaves[seat]}
+        self.blocks["churns"].append(block)
+
+
+SOURCES = {"accounts": "recorded_at", "usage": "used_at", "tickets": "opened_at", "payments": "paid_at",
+           "churns": "churned_at"}
+WORDS = {"plan": PLANS, "region": REGIONS, "industry": INDUSTRIES}
+
+
+def shard_tables(spec: Simulation, seed: int, shard: int) -> dict[str, pa.Table]:
+    """All rows of one shard, one table per source, in order of time."""
+    seats = Shard(spec, seed, shard)
+    rows = Rows(seats)
+    for week in seats.weeks():
+        rows.add(week)
+    return {source: _table(spec, seats, source, blocks) for source, blocks in rows.blocks.items()}
+
+
+def _table(spec: Simulation, shard: Shard, source: str, blocks: list[dict[str, Any]]) -> pa.Table:
+    columns = {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
+    order = np.argsort(columns["time"], kind="stable")
+    columns = {key: values[order] for key, values in columns.items()}
+    seat, number, time = (columns.pop(key) for key in ("seat", "number", "time"))
+    start = np.datetime64(spec.start, "us").astype(np.int64)
+    stamp = start + np.round(time * DAY_US).astype(np.int64)
+    table = {"tenant": _words([f"tenant_{k + 1}" for k in range(spec.tenants)], shard.tenant[seat]),
+             "account_id": _account_ids(shard, seat, number), SOURCES[source]: _times(stamp)}
+    if source == "churns":
+        table["known_at"] = _times(stamp + spec.label_delay_days * DAY_US)
+    for key, values in columns.items():
+        table[key] = _words(WORDS[key], values) if key in WORDS else pa.array(values)
+    return pa.table(table)
+
+
+def _words(words: Any, codes: Ints) -> pa.Array:
+    return pa.array(list(words), pa.string()).take(pa.array(codes))
+
+
+def _times(stamp: Ints) -> pa.Array:
+    return pa.array(stamp, pa.timestamp("us", "UTC"))
+
+
+def _account_ids(shard: Shard, seat: Ints, number: Ints) -> pa.Array:
+    width = int(number.max(initial=0)) + 1
+    keys, codes = np.unique(seat * width + number, return_inverse=True)
+    return _words([f"acc-{shard.first + key // width:07d}-{key % width}" for key in keys.tolist()], codes)
+
+
+def _months(table: pa.Table, since: date | None, upto: date | None) -> Iterator[tuple[str, pa.Table]]:
+    """Slices of a table by the month its rows arrive in; a month arrives when its first day is in [since, upto)."""
+    arrival = table["known_at"] if "known_at" in table.column_names else table[2]
+    order = np.argsort(arrival.to_numpy(), kind="stable")
+    months = arrival.to_numpy()[order].astype("datetime64[M]")
+    for month in np.unique(months):
+        first = month.astype("datetime64[D]").astype(date)
+        if (since is None or first >= since) and (upto is None or first < upto):
+            lo, hi = np.searchsorted(months, [month, month + 1])
+            yield first.strftime("%Y%m"), table.take(pa.array(order[lo:hi]))
+
+
+def _write(spec: Simulation, out_dir: Path, seed: int, shards: range, suffix: str, since: date | None,
+           upto: date | None) -> dict[str, int]:
+    """Draw shards one by one and append their rows to one file per source and month; memory is that of one shard."""
+    out_dir.mkdir(parents=True, exist_ok=True)
+    writers: dict[str, pq.ParquetWriter] = {}
+    counts = dict.fromkeys(SOURCES, 0)
+    for shard in shards:
+        for source, table in shard_tables(spec, seed, shard).items():
+            for month, rows in _months(table, since, upto):
+                name = f"{source}-{month}{suffix}.parquet"
+                if name not in writers:
+                    writers[name] = pq.ParquetWriter(out_dir / name, rows.schema, compression="zstd")
+                writers[name].write_table(rows)
+                counts[source] += rows.num_rows
+    for writer in writers.values():
+        writer.close()
+    return counts
+
+
+def simulate(spec: Simulation, out_dir: Path, seed: int, *, upto: date | None = None,
+             since: date | None = None) -> dict[str, int]:
+    """Write the simulated rows as Parquet, one file per source and month, and return the number of rows per source.
+
+    Only months whose first day lies in [since, upto) are written, so two calls that share a border write every month
+    once. Rows before ``spec.start`` are history that fills the windows of the first cuts.
+    """
+    return _write(spec, Path(out_dir), seed, range(-(-spec.accounts // SHARD)), "", since, upto)
+
+
+def simulate_distributed(spec: Simulation, out_dir: Path, seed: int, *, upto: date | None = None,
+                         since: date | None = None) -> dict[str, int]:
+    """``simulate`` as Ray Data tasks: the same rows in more files, a part of ``SHARDS_PER_PART`` shards per task."""
+    import ray.data
+
+    num_shards = -(-spec.accounts // SHARD)
+    num_parts = -(-num_shards // SHARDS_PER_PART)
+    part = partial(_write_part, spec=spec, out_dir=Path(out_dir).resolve(), seed=seed, num_shards=num_shards, since=since,
+                   upto=upto)
+    counts = ray.data.range(num_parts, override_num_blocks=num_parts).map(part)
+    return {source: int(counts.sum(source)) for source in SOURCES}
+
+
+def _write_part(row: dict[str, Any], *, spec: Simulation, out_dir: Path, seed: int, num_shards: int, since: date | None,
+                upto: date | None) -> dict[str, int]:
+    first = int(row["id"]) * SHARDS_PER_PART
+    shards = range(first, min(first + SHARDS_PER_PART, num_shards))
+    return _write(spec, out_dir, seed, shards, f"-{int(row['id']):05d}", since, upto)

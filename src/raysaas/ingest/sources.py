@@ -1,0 +1,201 @@
+"""Which files a source names, and what each of them is: format, encoding, header, content digest.
+
+Paths are local files, directories, globs, or any URI that ``pyarrow.fs.FileSystem.from_uri`` knows. What a file is
+called is only a first guess: its first bytes must agree, so that a PNG named ``.csv`` is refused before a row is read.
+"""
+
+import codecs
+import fnmatch
+import hashlib
+import logging
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raysaas.errors import InputError
+from raysaas.ingest.formats import SourceFile, blocks, csv_header, filesystem, jsonl_header, split
+from raysaas.settings import Format, Source
+
+_LOG = logging.getLogger(__name__)
+_CHUNK = 8 << 20
+_SUFFIXES = {
+    ".csv": Format.csv, ".tsv": Format.csv, ".txt": Format.csv, ".parquet": Format.parquet, ".pq": Format.parquet,
+    ".jsonl": Format.jsonl, ".ndjson": Format.jsonl, ".json": Format.jsonl,
+}  # fmt: skip
+_FOREIGN = {
+    b"\x89PNG": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF8": "a GIF image", b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a zip archive (or an Excel workbook)", b"\x1f\x8b": "gzip-compressed", b"BZh": "bzip2-compressed",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed", b"\xd0\xcf\x11\xe0": "an old Office document", b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file", b"SQLite format 3": "an SQLite database", b"\x7fELF": "a program",
+    b"ARROW1": "an Arrow IPC file", b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text",
+}  # fmt: skip
+_ASKED = "expected CSV, Parquet or JSON Lines"
+
+
+def identifier(name: str) -> str:
+    """Return ``name`` as a column name of the platform: ``[A-Za-z_][A-Za-z0-9_]*``.
+
+    Runs of other characters become one underscore; a leading digit gets one in front; ``row_id`` and ``split``, which
+    the platform makes itself, get one behind.
+    """
+    plain = re.sub(r"[^A-Za-z0-9_]+", "_", name.strip()).strip("_") if not name.isidentifier() else name
+    plain = re.sub(r"[^A-Za-z0-9_]", "_", plain) or "column"
+    if plain[0].isdigit():
+        plain = f"_{plain}"
+    return f"{plain}_" if plain in {"row_id", "split"} else plain
+
+
+def discover(source: Source, data_dir: str | Path | None) -> list[SourceFile]:
+    """Return the files of ``source`` in name order, each opened once to learn its format, header and digest.
+
+    Raises InputError for a path that matches nothing, an empty file, a file of another format, a file without a header
+    or with two columns of one name.
+    """
+    uris = _expand(source.path, data_dir)
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda uri: describe(uri, source.format), uris))
+
+
+def describe(uri: str, declared: Format = Format.auto) -> SourceFile:
+    """Open one file and return what it is. Raises InputError as ``discover`` does."""
+    fs, path = filesystem(uri)
+    info = fs.get_file_info(path)
+    if info.type != pafs.FileType.File:
+        raise InputError(f"{uri}: no such file. Check the path, or data_dir.")
+    if info.size == 0:
+        raise InputError(f"{uri} is empty (0 bytes): {_ASKED} with at least one row.")
+    with fs.open_input_stream(path) as stream:
+        head = stream.read(1 << 20)
+    kind = _format(uri, head, declared)
+    digest, utf8 = _digest(fs, path, text=kind is not Format.parquet)
+    file = SourceFile(uri, kind, digest, info.size, encoding="utf8" if utf8 else "latin1")
+    if not utf8:
+        _LOG.warning("%s is not UTF-8: read as Latin-1.", uri)
+    return _with_header(file, head)
+
+
+def read(file: SourceFile, max_rows: int | None = None) -> pa.Table:
+    """Return the rows of one file under its own column names.
+
+    CSV and JSON Lines columns are strings as written, Parquet columns have the file's types. Rows that are not rows
+    (wrong number of fields, malformed JSON) are left out.
+    """
+    tables, num_rows = [], 0
+    for part in split(file, part_bytes=32 << 20):
+        for block in blocks(part):
+            tables.append(block.table)
+            num_rows += block.table.num_rows
+            if max_rows is not None and num_rows >= max_rows:
+                return pa.concat_tables(tables).slice(0, max_rows)
+    if not num_rows:
+        raise InputError(f"{file.uri} has no readable row.")
+    return pa.concat_tables(tables)
+
+
+def _expand(path: str, data_dir: str | Path | None) -> list[str]:
+    if not path:
+        raise InputError("The source has no path. Set use_case.sources.<source>.path to a file, a glob or a URI.")
+    # One letter before the colon is a Windows drive, not a scheme.
+    if len(urlsplit(path).scheme) > 1:
+        fs, root, pattern = *filesystem(re.split(r"[*?\[]", path)[0]), None
+        if re.search(r"[*?\[]", path):
+            pattern = filesystem(path)[1]
+        prefix = path[: path.index("://") + 3] if not path.startswith("file:") else ""
+    else:
+        full = Path(data_dir or ".").expanduser() / Path(path).expanduser()
+        fs, root, prefix = pafs.LocalFileSystem(), str(full.absolute()), ""
+        pattern = root if re.search(r"[*?\[]", root) and not full.exists() else None
+        root = re.split(r"[*?\[]", root)[0] if pattern else root
+    found = _list(fs, root, pattern)
+    if not found:
+        what = "nothing matches" if pattern else "no such file or directory (or no data file in it)"
+        raise InputError(f"{path}: {what} at {pattern or root}. Check the path, or data_dir={str(data_dir)!r}.")
+    return [prefix + name for name in found]
+
+
+def _list(fs: pafs.FileSystem, root: str, pattern: str | None) -> list[str]:
+    if pattern is None and fs.get_file_info(root).type == pafs.FileType.File:
+        return [root]
+    base = root if pattern is None else root.rpartition("/")[0] or "/"
+    recursive = pattern is None or "**" in pattern or "/" in pattern[len(base) + 1 :]
+    infos = fs.get_file_info(pafs.FileSelector(base, recursive=recursive, allow_not_found=True))
+    names = sorted(i.path for i in infos if i.type == pafs.FileType.File)
+    if pattern is not None:
+        return [n for n in names if _matches(n, pattern)]
+    inside = [n for n in names if not any(p.startswith((".", "_")) for p in PurePosixPath(n).relative_to(base).parts)]
+    return [n for n in inside if PurePosixPath(n).suffix.lower() in _SUFFIXES]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if "**" in pattern:
+        return fnmatch.fnmatchcase(name, pattern.replace("**/", "*"))
+    parts, wanted = name.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def _format(uri: str, head: bytes, asked: Format) -> Format:
+    named = asked if asked is not Format.auto else _SUFFIXES.get(PurePosixPath(uri).suffix.lower(), Format.auto)
+    foreign = next((what for magic, what in _FOREIGN.items() if head.startswith(magic)), None)
+    if foreign is None and not head.startswith(b"PAR1") and b"\0" in head[:8192]:
+        foreign = "binary data"
+    if foreign is not None:
+        raise InputError(f"{uri} is {foreign} by its first bytes: {_ASKED}{_next_step(foreign)}.")
+    first = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    seen = Format.parquet if head.startswith(b"PAR1") else Format.jsonl if first == b"{" else Format.csv
+    if named is Format.jsonl and first == b"[":
+        raise InputError(f"{uri} is one JSON array: expected JSON Lines, one object per line without brackets.")
+    if named is not seen and (named is Format.jsonl or (named is not Format.auto and Format.parquet in {named, seen})):
+        raise InputError(f"{uri} should be {named} but its first bytes are those of {seen}: set format, or rename it.")
+    return seen if named is Format.auto else named
+
+
+def _next_step(foreign: str) -> str:
+    if foreign.startswith("UTF-16"):
+        return "; save it as UTF-8"
+    return "; decompress it first" if "compressed" in foreign or "zip" in foreign else ""
+
+
+def _digest(fs: pafs.FileSystem, path: str, *, text: bool) -> tuple[str, bool]:
+    digest, decoder, utf8 = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")(), True
+    with fs.open_input_stream(path) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            if text and utf8:
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError:
+                    utf8 = False
+    return digest.hexdigest(), utf8
+
+
+def _with_header(file: SourceFile, head: bytes) -> SourceFile:
+    if file.format is Format.parquet:
+        return _with_parquet_header(file)
+    file = csv_header(file, head) if file.format is Format.csv else jsonl_header(file, head)
+    if file.body >= file.num_bytes:
+        raise InputError(f"{file.uri} has a header and no rows: {_ASKED} with at least one row.")
+    return _unique_names(file)
+
+
+def _with_parquet_header(file: SourceFile) -> SourceFile:
+    fs, path = filesystem(file.uri)
+    try:
+        metadata = pq.read_metadata(path, filesystem=fs)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file.uri} is not a readable Parquet file ({error}): write it again.") from error
+    if not metadata.num_rows:
+        raise InputError(f"{file.uri} has a schema and no rows: {_ASKED} with at least one row.")
+    return _unique_names(replace(file, header=tuple(metadata.schema.to_arrow_schema().names)))
+
+
+def _unique_names(file: SourceFile) -> SourceFile:
+    twice = sorted({name for name in file.header if file.header.count(name) > 1})
+    if twice:
+        raise InputError(f"{file.uri} has two columns named {twice[0]!r}: give each column a name of its own.")
+    return file

@@ -1,0 +1,368 @@
+"""The whole path, one short function per verb: events -> dataset -> features -> model -> release -> drift -> order.
+
+Each verb takes settings and returns a JSON-ready dict. Rooms decide, stores keep, this file calls. Engines are imported
+inside the verbs, because a serving replica imports this module for ``application`` alone.
+"""
+
+import json
+import logging
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raysaas import cluster
+from raysaas.errors import NotFound
+from raysaas.records import Arm, ModelVersion, OrderState, Release, RetrainOrder, TrainingSet
+from raysaas.settings import Settings
+from raysaas.stores.ledger import Ledger
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ray import serve
+
+    from raysaas.training.evaluate import Candidate
+    from raysaas.training.judging import Judge
+
+log = logging.getLogger("raysaas")
+
+
+# --- data
+
+
+def ingest(settings: Settings) -> dict[str, Any]:
+    """Read every source of the use case into its Iceberg table; refused rows go to quarantine."""
+    from raysaas.ingest.pipeline import ingest as ingest_source
+    from raysaas.stores.tables import Tables
+
+    tables, now = Tables(settings.storage), datetime.now(UTC)
+    snapshots = {name: ingest_source(settings, name, tables, now) for name in settings.use_case.sources}
+    total = {
+        key: sum(getattr(s, f"num_{key}") for s in snapshots.values()) for key in ("read", "accepted", "quarantined")
+    }
+    return {"use_case": settings.use_case.name, "rows": total, "sources": {k: _plain(s) for k, s in snapshots.items()}}
+
+
+def materialize(settings: Settings) -> dict[str, Any]:
+    """Build the point-in-time training set and bring the online rows up to date."""
+    from raysaas.features import build
+    from raysaas.stores.tables import Tables
+
+    tables, now = Tables(settings.storage), datetime.now(UTC)
+    entities = build.materialize(settings, tables, now)
+    training, _ = _training_set(settings)
+    return {"use_case": settings.use_case.name, "entities": entities, "training_set": _plain(training)}
+
+
+def _training_set(settings: Settings) -> tuple[TrainingSet, "pa.Table"]:
+    from raysaas.features.pinned import pinned
+    from raysaas.stores.tables import Tables
+
+    as_of = datetime.fromisoformat(settings.train.as_of).replace(tzinfo=UTC) if settings.train.as_of else None
+    ledger = Ledger(settings.storage.ledger_url or "")
+    return pinned(settings, Tables(settings.storage), ledger, as_of=as_of, now=datetime.now(UTC))
+
+
+# --- models
+
+
+def train(settings: Settings) -> dict[str, Any]:
+    """Fit every family of ``model.families``, register each version and let the gate judge it."""
+    from raysaas.training.trainer import fit
+
+    return _train(settings, lambda table, out: (fit(settings, table, out), {}))
+
+
+def sweep(settings: Settings) -> dict[str, Any]:
+    """Search the network's shape with Ray Tune and put the best trial before the gate."""
+    from raysaas.training import sweep as search
+
+    def best(table: "pa.Table", out: Path) -> tuple[list["Candidate"], dict[str, Any]]:
+        candidate, trials = search.sweep(settings, table, out)
+        return [candidate], {"trials": trials}
+
+    return _train(settings, best)
+
+
+def federate(settings: Settings) -> dict[str, Any]:
+    """Train over edge nodes with Flower and put the result before the gate."""
+    from raysaas.federation.run import federate as over_nodes
+
+    return _train(settings, lambda table, out: ([over_nodes(settings, table, out)], {}))
+
+
+Fit = Callable[["pa.Table", Path], tuple[list["Candidate"], dict[str, Any]]]
+
+
+def _train(settings: Settings, fit: Fit) -> dict[str, Any]:
+    """Training set -> candidates -> registry and gate; the result names every version and the champion."""
+    from raysaas.stores.registry import Registry
+    from raysaas.training.judging import Judge
+
+    training, table = _training_set(settings)
+    judge = Judge(settings, table)
+    with _scratch(settings) as out:
+        candidates, more = fit(table, out)
+        versions = [_admit(settings, candidate, training, judge) for candidate in candidates]
+    champion = Registry(settings.storage).champion(settings.use_case.name)
+    return {
+        "use_case": settings.use_case.name,
+        "versions": [_plain(version) for version in versions],
+        "champion": _plain(champion) if champion else None,
+        "warnings": [*training.warnings, *judge.warnings],
+        **more,
+    }
+
+
+@contextmanager
+def _scratch(settings: Settings) -> Iterator[Path]:
+    home = Path(settings.storage.home) / "scratch"
+    home.mkdir(parents=True, exist_ok=True)
+    path = Path(tempfile.mkdtemp(dir=home, prefix=f"{settings.use_case.name}-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _admit(settings: Settings, candidate: "Candidate", training: TrainingSet, judge: "Judge") -> ModelVersion:
+    """Register a candidate, record the gate's verdict, and tag the snapshots behind it."""
+    from raysaas.stores.registry import Registry
+    from raysaas.stores.tables import Tables
+
+    registry, name = Registry(settings.storage), settings.use_case.name
+    champion = registry.champion(name)
+    verdict = judge.verdict(candidate, Path(champion.uri) if champion else None)
+    version = registry.register(
+        name,
+        candidate.path,
+        digest=candidate.digest,
+        family=candidate.family,
+        metrics=candidate.metrics,
+        baseline=candidate.baseline,
+        tags=_lineage(training),
+    )
+    registry.judge(name, version.version, released=verdict.released, reason=verdict.reason)
+    tables = Tables(settings.storage)
+    for source, snapshot in training.snapshots.items():
+        tables.tag(source, snapshot, f"{name}-v{version.version}")
+    log.info("%s v%d (%s): %s", name, version.version, version.family, verdict.reason)
+    return registry.version(name, version.version)
+
+
+def _lineage(training: TrainingSet) -> dict[str, str]:
+    return {
+        "training_table": training.table,
+        "training_snapshot": str(training.snapshot_id),
+        "training_content": training.content_hash,
+        "source_snapshots": json.dumps(dict(training.snapshots)),
+        "feature_service": f"{training.feature_service}@{training.feature_service_hash}",
+    }
+
+
+# --- release
+
+
+def deploy(settings: Settings) -> dict[str, Any]:
+    """Put the champion in front of users: a first application, or a message to the one that runs."""
+    from raysaas.stores.registry import Registry
+
+    champion = Registry(settings.storage).champion(settings.use_case.name)
+    if champion is None:
+        raise NotFound(
+            f"{settings.use_case.name} has no champion yet: train one (`raysaas run train use_case="
+            f"{settings.use_case.name}`); the gate's reasons are in its result."
+        )
+    release = promote(settings, champion, actor="deploy", reason=champion.reason)
+    return {
+        "use_case": release.use_case,
+        "release": _plain(release),
+        "url": f"{cluster.head(settings).url}/{release.use_case}",
+    }
+
+
+def promote(settings: Settings, version: ModelVersion, *, actor: str, reason: str) -> Release:
+    """Make a version the champion that answers, recorded before it is switched."""
+    from raysaas.release import rollout
+
+    arm = Arm(version=version.version, uri=version.uri, digest=version.digest)
+    ledger = Ledger(settings.storage.ledger_url or "")
+    return rollout.promote(
+        ledger,
+        settings.use_case.name,
+        arm,
+        lambda release: _apply(settings, release),
+        actor=actor,
+        reason=reason,
+        now=datetime.now(UTC),
+    )
+
+
+def promote_version(settings: Settings, version: int, actor: str, reason: str) -> Release:
+    """Promote by number, by hand: the gate's verdict is not asked, the ledger remembers who did it."""
+    from raysaas.stores.registry import Registry
+
+    registry = Registry(settings.storage)
+    release = promote(settings, registry.version(settings.use_case.name, version), actor=actor, reason=reason)
+    registry.crown(settings.use_case.name, version)
+    return release
+
+
+def rollback(settings: Settings, *, actor: str, reason: str) -> Release:
+    """Return to the champion before the present one."""
+    from raysaas.release import rollout
+    from raysaas.stores.registry import Registry
+
+    release = rollout.rollback(
+        Ledger(settings.storage.ledger_url or ""),
+        settings.use_case.name,
+        lambda release: _apply(settings, release),
+        actor=actor,
+        reason=reason,
+        now=datetime.now(UTC),
+    )
+    Registry(settings.storage).crown(settings.use_case.name, release.champion.version)
+    return release
+
+
+def _apply(settings: Settings, release: Release) -> None:
+    """Bring Serve to a recorded release: a message where the application runs, else a deployment."""
+    from raysaas.serving.deployment import apply_release
+
+    head = cluster.head(settings)
+    _saved(settings).write_text(json.dumps(asdict(settings)))
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    apply_release(settings, release, "raysaas.lifecycle:application", dashboard_url=head.dashboard_url, port=head.port)
+
+
+def _saved(settings: Settings) -> Path:
+    """Where the settings of a deployment are kept, for the retraining jobs that it will order."""
+    path = Path(settings.storage.home) / "deployed" / f"{settings.use_case.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def application(args: Mapping[str, Any]) -> "serve.Application":
+    """Serve's import path: bind one use case's application, with its drift monitor as a deployment actor."""
+    from raysaas.serving import app
+
+    return app.build(args, monitor="raysaas.drift.monitor:DriftActor", on_order="raysaas.lifecycle:submit_retrain")
+
+
+# --- watching and retraining
+
+
+def watch(settings: Settings) -> dict[str, Any]:
+    """Ship closed journals to Iceberg and render the newest drift report for people."""
+    from raysaas.drift import report
+
+    shipped = ship(settings)
+    ledger, name = Ledger(settings.storage.ledger_url or ""), settings.use_case.name
+    html = report.render(settings, ledger)
+    return {"use_case": name, "shipped": shipped, "html": html, "drift": [_plain(r) for r in ledger.drift(name, 10)]}
+
+
+def ship(settings: Settings) -> dict[str, int]:
+    """Move closed decision and outcome segments to Iceberg, each exactly once."""
+    from raysaas.stores import journal
+    from raysaas.stores.tables import Tables
+
+    root, tables = Path(settings.storage.journal or ""), Tables(settings.storage)
+    return {kind: journal.ship(root, settings.use_case.name, kind, tables) for kind in ("decisions", "outcomes")}
+
+
+def retrain(settings: Settings) -> dict[str, Any]:
+    """Carry out the open retrain order: newest data, new versions, the gate, and a release if one proves better."""
+    ledger = Ledger(settings.storage.ledger_url or "")
+    order = next((o for o in ledger.orders(settings.use_case.name) if o.state is OrderState.open), None)
+    if order is not None and not ledger.start_order(order.id):
+        order = None
+    try:
+        result = _retrained(settings)
+    except BaseException as error:
+        _close(ledger, order, OrderState.failed, f"{type(error).__name__}: {error}")
+        raise
+    _close(ledger, order, OrderState.done, result["outcome"])
+    return result | {"order": order.id if order else None}
+
+
+def _retrained(settings: Settings) -> dict[str, Any]:
+    ingested = ingest(settings)
+    ship(settings)
+    materialize(settings)
+    trained = train(settings)
+    better = [version for version in trained["versions"] if version["released"]]
+    outcome = "no version beat the champion: it stays"
+    if better:
+        release = deploy(settings)["release"]
+        outcome = f"version {release['champion']['version']} replaced the champion: {better[-1]['reason']}"
+    return {**trained, "rows": ingested["rows"], "outcome": outcome, "released": bool(better)}
+
+
+def _close(ledger: Ledger, order: RetrainOrder | None, state: OrderState, result: str) -> None:
+    if order is not None:
+        ledger.close_order(order.id, state, result, datetime.now(UTC))
+
+
+def submit_retrain(order: RetrainOrder, storage: Mapping[str, Any]) -> None:
+    """Called by the drift monitor after it wrote an order: run the retrain job with the settings that were deployed."""
+    from ray.job_submission import JobSubmissionClient
+
+    settings_file = Path(storage["home"]) / "deployed" / f"{order.use_case}.json"
+    command = [sys.executable, "-m", "raysaas.cli", "run", "retrain", "--json", "--settings", str(settings_file)]
+    JobSubmissionClient().submit_job(
+        entrypoint=shlex.join(command),
+        submission_id=f"retrain-{order.use_case}-{order.id}",
+        metadata={"use_case": order.use_case, "job": "retrain", "order": str(order.id)},
+    )
+
+
+# --- all of it
+
+
+def pipeline(settings: Settings) -> dict[str, Any]:
+    """From files to a served model: ingest, materialize, train, gate, deploy."""
+    name = settings.use_case.name
+    ingested = ingest(settings)
+    materialize(settings)
+    trained = train(settings)
+    champion = trained["champion"]
+    deployed = deploy(settings) if champion else None
+    best = champion or (trained["versions"] or [{}])[-1]
+    return {
+        "use_case": name,
+        "task": str(settings.use_case.task),
+        "rows": ingested["rows"],
+        "model_version": best.get("version"),
+        "metrics": best.get("metrics", {}),
+        "baseline": best.get("baseline", {}),
+        "released": deployed is not None,
+        "reason": best.get("reason", ""),
+        "warnings": trained["warnings"] + [w for s in ingested["sources"].values() for w in s["warnings"]],
+        "url": deployed["url"] if deployed else None,
+    }
+
+
+JOBS = {
+    "ingest": ingest,
+    "materialize": materialize,
+    "train": train,
+    "sweep": sweep,
+    "federate": federate,
+    "deploy": deploy,
+    "watch": watch,
+    "retrain": retrain,
+    "pipeline": pipeline,
+}
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    """A record as JSON-ready values."""
+    return dict(json.loads(json.dumps(asdict(record), default=str)))

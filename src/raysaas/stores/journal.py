@@ -1,0 +1,254 @@
+"""Append-only segments on local disk: what was answered, before it was answered; later shipped to Iceberg exactly once.
+
+A writer owns ``<root>/<use_case>/<kind>-<writer>-<n>.open`` and holds a lock (flock) on it for as long as it lives; a
+closed segment is renamed ``.jsonl``, a shipped one moves to ``shipped/``. One append is one ``write`` without fsync: it
+survives ``kill -9`` of any process, not a power cut.
+"""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+import pyarrow as pa
+
+from raysaas.errors import Unavailable
+
+_TIME = pa.timestamp("us", "UTC")
+SCHEMAS: Mapping[str, pa.Schema] = {
+    "decisions": pa.schema(
+        [
+            ("id", pa.string()),
+            ("use_case", pa.string()),
+            ("tenant", pa.string()),
+            ("entity", pa.string()),
+            ("inputs", pa.string()),
+            ("version", pa.int64()),
+            ("arm", pa.string()),
+            ("score", pa.float64()),
+            ("label", pa.string()),
+            ("time", _TIME),
+        ]
+    ),
+    "outcomes": pa.schema(
+        [
+            ("decision_id", pa.string()),
+            ("use_case", pa.string()),
+            ("tenant", pa.string()),
+            ("label", pa.string()),
+            ("observed_at", _TIME),
+        ]
+    ),
+    "shadows": pa.schema(
+        [
+            ("decision_id", pa.string()),
+            ("use_case", pa.string()),
+            ("tenant", pa.string()),
+            ("version", pa.int64()),
+            ("score", pa.float64()),
+            ("label", pa.string()),
+            ("time", _TIME),
+        ]
+    ),
+}
+KEEP_SHIPPED_S = 86_400.0
+_SEGMENTS = "raysaas.segments"
+_OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
+
+
+class Journal:
+    """The one writer of one kind of record; safe to use from several threads of its process."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        use_case: str,
+        kind: str,
+        *,
+        segment_bytes: int = 8_000_000,
+        segment_age_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folder = Path(root) / use_case
+        self.segment_bytes, self.segment_age_s = segment_bytes, segment_age_s
+        self._stem = f"{kind}-{int(time.time() * 1000):013x}{os.getpid():07x}{os.urandom(2).hex()}"
+        self._clock, self._lock = clock, threading.Lock()
+        self._fd, self._path, self._num, self._size, self._opened = -1, Path(), 0, 0, 0.0
+
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write ``records`` as JSON lines, all of them or none.
+
+        Raises
+        ------
+        Unavailable
+            The disk is full or cannot be written; nothing was kept, and a later call may succeed.
+        """
+        lines = b"".join([orjson.dumps(record, option=_OPTIONS) for record in records])
+        with self._lock:
+            try:
+                self._write(lines)
+            except OSError as error:
+                raise Unavailable(
+                    f"The journal {self.folder} cannot be written ({error.strerror}); nothing was kept. "
+                    "Free or remount the disk and try again."
+                ) from error
+            if self._size >= self.segment_bytes:
+                self._close()
+
+    def _write(self, lines: bytes) -> None:
+        if self._fd < 0:
+            self._open()
+        written = os.write(self._fd, lines)
+        if written != len(lines):
+            os.ftruncate(self._fd, self._size)
+            raise OSError(28, "only part of the record was written")
+        self._size += written
+
+    def _open(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            self._num += 1
+            self._path = self.folder / f"{self._stem}-{self._num:06d}.open"
+            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            # A shipper may have taken the new file for a dead writer's before it was locked.
+            if self._path.exists():
+                self._fd, self._size, self._opened = fd, 0, self._clock()
+                return
+            os.close(fd)
+
+    def rotate_if_due(self) -> None:
+        """Close the open segment if it is older than ``segment_age_s``; call it about once a second."""
+        with self._lock:
+            if self._fd >= 0 and self._clock() - self._opened >= self.segment_age_s:
+                self._close()
+
+    def rotate(self) -> None:
+        """Close the open segment, so that it can be shipped; the next append opens another."""
+        with self._lock:
+            self._close()
+
+    close = rotate
+
+    def _close(self) -> None:
+        if self._fd < 0:
+            return
+        self._path.rename(self._path.with_suffix(".jsonl"))
+        os.close(self._fd)
+        self._fd = -1
+
+
+def tail(
+    root: str | Path, use_case: str, kind: str, offsets: Mapping[str, int], *, max_bytes: int = 32_000_000
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Read the complete lines after ``offsets`` of all segments, shipped ones included, oldest segment first.
+
+    Returns the records and the new offsets, by segment stem so that neither closing nor shipping loses the place. At
+    most about ``max_bytes`` are read: call again until no record comes.
+    """
+    records: list[dict[str, Any]] = []
+    ahead: dict[str, int] = {}
+    for stem, path in sorted(_segments(Path(root) / use_case, kind).items()):
+        start = offsets.get(stem, 0)
+        lines = _read_lines(path, start, max_bytes)
+        ahead[stem] = start + len(lines)
+        max_bytes -= len(lines)
+        records += [orjson.loads(line) for line in lines.splitlines()]
+    return records, ahead
+
+
+def _segments(folder: Path, kind: str) -> dict[str, Path]:
+    # Open before closed before shipped: a segment that moves while we look is seen at least once.
+    found: dict[str, Path] = {}
+    for pattern in (f"{kind}-*.open", f"{kind}-*.jsonl", f"shipped/{kind}-*.jsonl"):
+        found |= {path.stem: path for path in folder.glob(pattern)}
+    return found
+
+
+def _read_lines(path: Path, start: int, max_bytes: int) -> bytes:
+    for place in (path, path.with_suffix(".jsonl"), path.parent / "shipped" / f"{path.stem}.jsonl"):
+        with suppress(FileNotFoundError):
+            if max_bytes <= 0 or place.stat().st_size <= start:
+                return b""
+            with place.open("rb") as file:
+                file.seek(start)
+                data = file.read(max_bytes)
+            return data[: data.rfind(b"\n") + 1]
+    return b""
+
+
+class Appender(Protocol):
+    """What the shipper needs of :class:`raysaas.stores.tables.Tables`."""
+
+    def exists(self, name: str) -> bool: ...
+
+    def append(self, name: str, table: pa.Table, properties: dict[str, str] | None = None) -> int: ...
+
+    def snapshots(self, name: str) -> list[dict[str, Any]]: ...
+
+
+def ship(root: str | Path, use_case: str, kind: str, tables: Appender, *, keep_s: float = KEEP_SHIPPED_S) -> int:
+    """Append closed segments, and those whose writer died, to Iceberg ``log.<kind>`` exactly once; return the rows.
+
+    Each commit names its segments in the snapshot's properties: a shipper killed between the commit and the move finds
+    them there. Shipped segments stay for ``keep_s`` seconds, for readers of :func:`tail` that are behind.
+    """
+    folder = Path(root) / use_case
+    if not folder.exists():
+        return 0
+    with _only_shipper(folder):
+        _close_orphans(folder, kind)
+        _drop_old(folder / "shipped", kind, keep_s)
+        segments = sorted(folder.glob(f"{kind}-*.jsonl"))
+        done = _shipped_names(tables, f"log.{kind}") if segments else set()
+        fresh = [path for path in segments if path.stem not in done]
+        records = [
+            orjson.loads(line) for path in fresh for line in _read_lines(path, 0, path.stat().st_size).splitlines()
+        ]
+        if records:
+            tables.append(f"log.{kind}", _table(records, kind), {_SEGMENTS: ",".join(path.stem for path in fresh)})
+        (folder / "shipped").mkdir(exist_ok=True)
+        for path in segments:
+            path.rename(folder / "shipped" / path.name)
+        return len(records)
+
+
+@contextmanager
+def _only_shipper(folder: Path) -> Iterator[None]:
+    with (folder / "ship.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _close_orphans(folder: Path, kind: str) -> None:
+    for path in folder.glob(f"{kind}-*.open"):
+        with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.rename(path.with_suffix(".jsonl"))
+
+
+def _drop_old(folder: Path, kind: str, keep_s: float) -> None:
+    before = time.time() - keep_s
+    for path in folder.glob(f"{kind}-*.jsonl"):
+        if path.stat().st_mtime < before:
+            path.unlink()
+
+
+def _shipped_names(tables: Appender, name: str) -> set[str]:
+    snapshots = tables.snapshots(name) if tables.exists(name) else []
+    return {stem for snapshot in snapshots for stem in snapshot["properties"].get(_SEGMENTS, "").split(",")}
+
+
+def _table(records: list[dict[str, Any]], kind: str) -> pa.Table:
+    schema = SCHEMAS[kind]
+    columns = {field.name: [_cell(record.get(field.name), field) for record in records] for field in schema}
+    return pa.table({name: pa.array(values).cast(schema.field(name).type) for name, values in columns.items()})
+
+
+def _cell(value: Any, field: pa.Field) -> Any:
+    return orjson.dumps(value).decode() if field.name == "inputs" else value

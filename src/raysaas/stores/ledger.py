@@ -1,0 +1,249 @@
+"""State that must survive, in SQL: keys, releases, drift reports, retrain orders, small actor state.
+
+SQLAlchemy Core; WAL SQLite by default, PostgreSQL by URL. Rules that must hold over processes are database constraints:
+a release sequence is unique, and at most one retrain order per use case is open.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import IntegrityError
+
+from raysaas.errors import NotFound, Unavailable
+from raysaas.records import Arm, DriftReport, OrderState, Release, RetrainOrder, Severity
+
+_META = sa.MetaData()
+_KEYS = sa.Table(
+    "api_keys", _META,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("expires_at", sa.DateTime),
+    sa.Column("created_at", sa.DateTime, nullable=False),
+)  # fmt: skip
+_RELEASES = sa.Table(
+    "releases", _META,
+    sa.Column("use_case", sa.String, primary_key=True),
+    sa.Column("sequence", sa.Integer, primary_key=True),
+    sa.Column("body", sa.JSON, nullable=False),
+    sa.Column("at", sa.DateTime, nullable=False),
+)  # fmt: skip
+_DRIFT = sa.Table(
+    "drift_reports", _META,
+    sa.Column("use_case", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("window", sa.Integer, primary_key=True),
+    sa.Column("ended_at", sa.DateTime, nullable=False),
+    sa.Column("body", sa.JSON, nullable=False),
+)  # fmt: skip
+_ORDERS = sa.Table(
+    "retrain_orders", _META,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("use_case", sa.String, nullable=False),
+    sa.Column("open_for", sa.String, unique=True),  # the use case while the order is open, else null
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("reason", sa.String, nullable=False),
+    sa.Column("evidence", sa.JSON, nullable=False),
+    sa.Column("result", sa.String, nullable=False, default=""),
+    sa.Column("opened_at", sa.DateTime, nullable=False),
+    sa.Column("closed_at", sa.DateTime),
+)  # fmt: skip
+_STATE = sa.Table(
+    "actor_state", _META,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("body", sa.JSON, nullable=False),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRow:
+    """One API key at rest: only its digest is kept."""
+
+    digest: str
+    tenant: str
+    scopes: tuple[str, ...]
+    expires_at: datetime | None
+
+
+class Ledger:
+    """The SQL state of one installation; safe to use from several threads and processes."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = sa.create_engine(url, pool_pre_ping=True)
+        if self._engine.dialect.name == "sqlite":
+            Path(self._engine.url.database or ".").parent.mkdir(parents=True, exist_ok=True)
+            event.listen(self._engine, "connect", _sqlite_pragmas)
+        for attempt in range(5):
+            try:
+                _META.create_all(self._engine)
+                break
+            except sa.exc.OperationalError:  # two processes made the tables at once: the loser looks again
+                if attempt == 4:
+                    raise
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+    # --- API keys
+
+    def add_key(self, digest: str, tenant: str, scopes: list[str], expires_at: datetime | None = None) -> None:
+        """Remember a key by its digest."""
+        row = {"digest": digest, "tenant": tenant, "scopes": scopes, "expires_at": _naive(expires_at)}
+        with self._engine.begin() as connection:
+            connection.execute(_KEYS.insert().values(created_at=_naive(datetime.now(UTC)), **row))
+
+    def keys(self) -> list[KeyRow]:
+        """Every key, expired ones included."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(sa.select(_KEYS)).mappings().all()
+        return [_key(row) for row in rows]
+
+    # --- releases
+
+    def set_release(self, release: Release) -> None:
+        """Record a release; its sequence must be the last one plus one, else somebody else released: Unavailable."""
+        last = self.release(release.use_case)
+        expected = last.sequence + 1 if last else 1
+        body = asdict(release) | {"at": release.at.isoformat()}
+        row = {"use_case": release.use_case, "sequence": release.sequence, "body": body, "at": _naive(release.at)}
+        try:
+            if release.sequence != expected:
+                raise Unavailable(f"Release {release.sequence} of {release.use_case} is not next: expected {expected}.")
+            with self._engine.begin() as connection:
+                connection.execute(_RELEASES.insert().values(**row))
+        except IntegrityError as error:
+            message = f"Release {release.sequence} of {release.use_case} was recorded by another process. Try again."
+            raise Unavailable(message) from error
+
+    def releases(self, use_case: str) -> list[Release]:
+        """Every release, newest first."""
+        query = (
+            sa.select(_RELEASES.c.body).where(_RELEASES.c.use_case == use_case).order_by(_RELEASES.c.sequence.desc())
+        )
+        with self._engine.connect() as connection:
+            return [_release(body) for body in connection.execute(query).scalars()]
+
+    def release(self, use_case: str) -> Release | None:
+        """The release in force, or None when nothing was released yet."""
+        return next(iter(self.releases(use_case)), None)
+
+    def released(self) -> list[str]:
+        """Names of the use cases that have a release."""
+        with self._engine.connect() as connection:
+            return sorted(connection.execute(sa.select(_RELEASES.c.use_case).distinct()).scalars())
+
+    # --- drift reports
+
+    def add_drift(self, report: DriftReport) -> bool:
+        """Record a report; False when that window was recorded before."""
+        times = {"started_at": report.started_at.isoformat(), "ended_at": report.ended_at.isoformat()}
+        row = {"use_case": report.use_case, "version": report.version, "window": report.window}
+        try:
+            with self._engine.begin() as connection:
+                body = asdict(report) | times
+                connection.execute(_DRIFT.insert().values(body=body, ended_at=_naive(report.ended_at), **row))
+        except IntegrityError:
+            return False
+        return True
+
+    def drift(self, use_case: str, limit: int = 50) -> list[DriftReport]:
+        """The newest reports, newest first."""
+        query = sa.select(_DRIFT.c.body).where(_DRIFT.c.use_case == use_case)
+        query = query.order_by(_DRIFT.c.ended_at.desc(), _DRIFT.c.window.desc()).limit(limit)
+        with self._engine.connect() as connection:
+            return [_drift(body) for body in connection.execute(query).scalars()]
+
+    # --- retrain orders
+
+    def open_order(self, use_case: str, reason: str, evidence: Mapping[str, Any], now: datetime) -> RetrainOrder | None:
+        """Order a retraining; None when one is open already."""
+        row = {"use_case": use_case, "open_for": use_case, "state": OrderState.open, "reason": reason}
+        try:
+            with self._engine.begin() as connection:
+                statement = _ORDERS.insert().values(evidence=dict(evidence), opened_at=_naive(now), **row)
+                key = connection.execute(statement).inserted_primary_key
+        except IntegrityError:
+            return None
+        return self.order(key[0]) if key else None
+
+    def start_order(self, order_id: int) -> bool:
+        """Take an open order; False when somebody else took it."""
+        where = (_ORDERS.c.id == order_id) & (_ORDERS.c.state == OrderState.open)
+        with self._engine.begin() as connection:
+            return connection.execute(_ORDERS.update().where(where).values(state=OrderState.running)).rowcount == 1
+
+    def close_order(self, order_id: int, state: OrderState, result: str, now: datetime) -> None:
+        """End an order as done or failed."""
+        values = {"state": state, "result": result, "closed_at": _naive(now), "open_for": None}
+        with self._engine.begin() as connection:
+            connection.execute(_ORDERS.update().where(_ORDERS.c.id == order_id).values(**values))
+
+    def order(self, order_id: int) -> RetrainOrder:
+        """One order, or NotFound."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(_ORDERS).where(_ORDERS.c.id == order_id)).mappings().one_or_none()
+        if row is None:
+            raise NotFound(f"There is no retrain order {order_id}.")
+        return _order(row)
+
+    def orders(self, use_case: str) -> list[RetrainOrder]:
+        """Every order, newest first."""
+        query = sa.select(_ORDERS).where(_ORDERS.c.use_case == use_case).order_by(_ORDERS.c.id.desc())
+        with self._engine.connect() as connection:
+            return [_order(row) for row in connection.execute(query).mappings()]
+
+    # --- small durable state of actors
+
+    def get_state(self, key: str) -> dict[str, Any] | None:
+        """What an actor last saved under ``key``."""
+        with self._engine.connect() as connection:
+            body = connection.execute(sa.select(_STATE.c.body).where(_STATE.c.key == key)).scalar_one_or_none()
+        return dict(body) if body is not None else None
+
+    def set_state(self, key: str, body: Mapping[str, Any]) -> None:
+        """Save an actor's state; the last writer wins, so a key has one writer."""
+        with self._engine.begin() as connection:
+            changed = connection.execute(_STATE.update().where(_STATE.c.key == key).values(body=dict(body)))
+            if changed.rowcount == 0:
+                connection.execute(_STATE.insert().values(key=key, body=dict(body)))
+
+
+def _sqlite_pragmas(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "busy_timeout=10000", "synchronous=NORMAL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _naive(moment: datetime | None) -> datetime | None:
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment else None
+
+
+def _aware(moment: datetime | None) -> datetime | None:
+    return moment.replace(tzinfo=UTC) if moment else None
+
+
+def _key(row: Mapping[Any, Any]) -> KeyRow:
+    values = {key: row[key] for key in ("digest", "tenant")}
+    return KeyRow(**values, scopes=tuple(row["scopes"]), expires_at=_aware(row["expires_at"]))
+
+
+def _release(body: Mapping[str, Any]) -> Release:
+    arms = {key: Arm(**body[key]) if body[key] else None for key in ("champion", "challenger", "shadow")}
+    return Release(**{**body, **arms, "at": datetime.fromisoformat(body["at"])})
+
+
+def _drift(body: Mapping[str, Any]) -> DriftReport:
+    times = {key: datetime.fromisoformat(body[key]) for key in ("started_at", "ended_at")}
+    tuples = {key: tuple(body[key]) for key in ("decisions", "cause")}
+    return DriftReport(**{**body, **times, **tuples, "severity": Severity(body["severity"])})
+
+
+def _order(row: Mapping[Any, Any]) -> RetrainOrder:
+    values = {key: row[key] for key in ("id", "use_case", "reason", "evidence", "result")}
+    values |= {"opened_at": _aware(row["opened_at"]), "closed_at": _aware(row["closed_at"])}
+    return RetrainOrder(**values, state=OrderState(row["state"]))

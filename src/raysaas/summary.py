@@ -1,0 +1,54 @@
+"""The one screen at the end of a demo."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def screen(facts: Mapping[str, Any]) -> str:
+    """Facts of a demo as at most about 40 lines of plain text."""
+    return "\n" + "\n".join(_lines(facts)) + "\n"
+
+
+def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    rows, drift, retrain = facts["rows"], facts["drift"], facts["retrain"]
+    name, home = facts["use_case"], f"home=var/demo/{facts['use_case']}"
+    yield f"raysaas demo · {name} · {facts['task']} · {facts['seconds']} s · peak memory {facts['peak_memory_gb']} GB"
+    yield "=" * 100
+    yield f"rows        {rows['read']:,} read, {rows['accepted']:,} accepted, {rows['quarantined']:,} quarantined"
+    yield f"            {facts['training_rows']:,} training rows, each with the features known at its time"
+    yield from _versions(facts)
+    traffic = facts["traffic"]
+    yield f"traffic     {traffic['decisions']:,} decisions, {traffic['failed']} failed; one row: p50 {traffic['p50_ms']} ms, p99 {traffic['p99_ms']} ms"  # noqa: E501
+    yield f"before      drift monitor {'silent' if drift['silent_before'] else 'not silent'}: {', '.join(drift['calm']) or 'no full window'}"  # noqa: E501
+    causes = ", ".join(f"{feature} (PSI {psi:.2f})" for feature, psi in list(drift["psi"].items())[:3])
+    yield f"change      {drift['severity']}: {causes}"
+    order = retrain["order"]
+    yield f"retrain     {order['result'] if order else 'not ordered'}"
+    yield f"            {retrain['failed_requests']} failed requests while it happened"
+    yield "-" * 100
+    yield f"endpoint    {facts['url']}/docs"
+    yield f"dashboard   {facts['dashboard_url']} (its token: ~/.ray/auth_token)"
+    yield f"report      {drift['html']}"
+    yield f"API key     {facts['api_key']}"
+    yield "-" * 100
+    yield "try next (while the service is up, in another terminal):"
+    yield f"  .venv/bin/raysaas status {home}"
+    yield f"  .venv/bin/raysaas why {traffic['decision_id']} {home}"
+    yield f"  .venv/bin/raysaas rollback {name} --reason 'see it go back' {home}"
+
+
+def _versions(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield f"models      {'version':<22}" + "".join(f"{key:>20}" for key in _shown(facts["baseline"])) + "   gate"
+    yield f"            {'baseline (linear)':<22}" + _numbers(facts["baseline"])
+    for version in facts["versions"]:
+        label = f"v{version['version']} {version['family']}"
+        verdict = "released" if version["released"] else "kept back"
+        yield f"            {label:<22}" + _numbers(version["metrics"]) + f"   {verdict}"
+
+
+def _shown(metrics: Mapping[str, float]) -> list[str]:
+    return [key for key in ("auc", "log_loss", "accuracy", "macro_f1", "rmse", "mae", "r2") if key in metrics][:3]
+
+
+def _numbers(metrics: Mapping[str, float]) -> str:
+    return "".join(f"{metrics[key]:>20.4f}" for key in _shown(metrics))

@@ -1,0 +1,240 @@
+"""How good a model is, against what, and whether that is good enough to answer requests."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn import metrics as sk
+
+from raysaas.models.encode import Encoder
+from raysaas.models.fields import Columns
+from raysaas.models.scorers import Prediction, decide
+from raysaas.records import Family, Task
+from raysaas.settings import ReleasePolicy
+from raysaas.training.leaks import Leak, leaks
+
+__all__ = ["Candidate", "Gate", "Leak", "baseline", "gate", "leaks", "main_metric", "metrics"]
+
+# The baseline is fitted on at most this many rows and cells, drawn evenly: enough for a linear model, flat in memory.
+BASELINE_ROWS = 200_000
+BASELINE_CELLS = 20_000_000
+
+Metrics = dict[str, float]
+Predict = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A fitted model in its bundle folder; ``metrics`` and ``baseline`` are on the held-back test rows."""
+
+    family: Family
+    path: Path
+    digest: str
+    metrics: Mapping[str, float]
+    baseline: Mapping[str, float]
+    num_rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether a candidate may answer, and the reason in one sentence."""
+
+    released: bool
+    reason: str
+
+
+def main_metric(task: Task) -> tuple[str, bool]:
+    """The metric that decides, and whether higher is better."""
+    return {Task.binary: ("auc", True), Task.multiclass: ("accuracy", True), Task.regression: ("rmse", False)}[task]
+
+
+def metrics(task: Task, y_true: NDArray[Any], prediction: Prediction) -> Metrics:
+    """Test metrics of n rows: ``y_true`` holds labels as strings, or values.
+
+    binary: auc, average_precision, log_loss, brier, accuracy; multiclass: accuracy, macro_f1, log_loss; regression:
+    rmse, mae, r2; and the standard error of the main one: auc_se (Hanley and McNeil 1982), accuracy_se, rmse_se. What
+    cannot be computed (one class only, no rows) is NaN.
+    """
+    if task is Task.regression:
+        return _regression(np.asarray(y_true, dtype=np.float64), prediction.score)
+    truth = np.asarray(y_true).astype(str)
+    return _binary(truth, prediction) if task is Task.binary else _multiclass(truth, prediction)
+
+
+def baseline(
+    task: Task,
+    labels: Sequence[str],
+    encoder: Encoder,
+    train: Columns,
+    y_train: NDArray[Any],
+    test: Columns,
+    y_test: NDArray[Any],
+) -> Metrics:
+    """Test metrics of the textbook model that any other must beat: logistic regression, or ridge for regression.
+
+    It sees scaled numbers, missing flags and one-hot categories (``Encoder.plain``). Fitted on at most 200,000 training
+    rows (20 million cells), drawn evenly. ``labels`` as in the bundle; ``y`` as in ``metrics``.
+    """
+    limit = min(BASELINE_ROWS, max(1000, BASELINE_CELLS // encoder.width))
+    chosen = _sample(len(y_train), limit)
+    x = encoder.dense({name: column[chosen] for name, column in train.items()})[:, encoder.plain]
+    y = np.asarray(y_train)[chosen]
+    predict = _ridge(x, y) if task is Task.regression else _logistic(x, y.astype(str), labels)
+    outputs = _chunked(encoder, test, predict, limit)
+    return metrics(task, y_test, decide(task, labels, outputs[:, 1] if task is Task.binary else outputs))
+
+
+def gate(
+    task: Task,
+    candidate: Mapping[str, float],
+    baseline: Mapping[str, float],
+    champion: Mapping[str, float] | None,
+    leaks: Sequence[str],
+    policy: ReleasePolicy,
+) -> Gate:
+    """Release only what beats the baseline and the champion in the main metric on the same held-back rows.
+
+    A tie with the baseline passes, since on small data a good model may only match a linear one: within
+    ``baseline_tolerance``, or within half the metric's standard error where that is more (about one standard error of
+    the difference of two models on the same rows, which correlate). The champion must be beaten by more than
+    ``min_gain``. Gains are absolute for scores, relative for rmse. ``champion`` is None when there is none
+    yet; ``leaks`` are leaking features that the use case does not allow.
+    """
+    name, _ = main_metric(task)
+    nan = float("nan")
+    if leaks:
+        return Gate(
+            False,
+            f"Refused: {', '.join(leaks)} predicts the label almost perfectly, which looks like a leak: drop it from "
+            "the features or name it in use_case.allow_leaks.",
+        )  # fmt: skip
+    over_baseline = _gain(task, candidate, baseline)
+    tolerance = max(policy.baseline_tolerance, _noise(task, candidate, baseline))
+    said = f"{name} {candidate.get(name, nan):.4f} against the baseline's {baseline.get(name, nan):.4f}"
+    if not over_baseline >= -tolerance:
+        return Gate(False, f"Refused: {said} on the held-back rows does not beat the baseline.")
+    if over_baseline <= 0:
+        said += f" (a tie: within {tolerance:.2g})"
+    if champion is None:
+        return Gate(True, f"Released: {said} on the held-back rows; there is no champion yet.")
+    said += f" and the champion's {champion.get(name, nan):.4f}"
+    if not _gain(task, candidate, champion) > policy.min_gain:
+        wanted = f" by more than {policy.min_gain:g}" if policy.min_gain else ""
+        return Gate(False, f"Refused: {said} on the held-back rows does not beat the champion{wanted}.")
+    return Gate(True, f"Released: {said} on the held-back rows.")
+
+
+def _gain(task: Task, candidate: Mapping[str, float], other: Mapping[str, float]) -> float:
+    name, higher = main_metric(task)
+    mine, theirs = candidate.get(name, float("nan")), other.get(name, float("nan"))
+    return mine - theirs if higher else (theirs - mine) / max(abs(theirs), 1e-300)
+
+
+def _noise(task: Task, *measured: Mapping[str, float]) -> float:
+    name, higher = main_metric(task)
+    errors = [m.get(f"{name}_se", 0.0) / (1.0 if higher else max(abs(m.get(name, 0.0)), 1e-300)) for m in measured]
+    return 0.5 * max((error for error in errors if np.isfinite(error)), default=0.0)
+
+
+def _binary(truth: NDArray[Any], prediction: Prediction) -> Metrics:
+    positive = (truth == prediction.labels[1]).astype(int)
+    score = prediction.score
+    if not len(positive):
+        return dict.fromkeys(("auc", "average_precision", "log_loss", "brier", "accuracy", "auc_se"), float("nan"))
+    num_positive = int(positive.sum())
+    both = 0 < num_positive < len(positive)
+    auc = float(sk.roc_auc_score(positive, score)) if both else float("nan")
+    return {
+        "auc": auc,
+        "average_precision": float(sk.average_precision_score(positive, score)) if both else float("nan"),
+        "log_loss": float(sk.log_loss(positive, score, labels=[0, 1])),
+        "brier": float(np.mean((score - positive) ** 2)),
+        "accuracy": float(np.mean((score >= 0.5) == positive)),
+        "auc_se": _auc_error(auc, num_positive, len(positive) - num_positive) if both else float("nan"),
+    }
+
+
+def _auc_error(auc: float, num_positive: int, num_negative: int) -> float:
+    above, below = auc / (2 - auc) - auc**2, 2 * auc**2 / (1 + auc) - auc**2
+    variance = auc * (1 - auc) + (num_positive - 1) * above + (num_negative - 1) * below
+    return math.sqrt(max(variance, 0.0) / (num_positive * num_negative))
+
+
+def _multiclass(truth: NDArray[Any], prediction: Prediction) -> Metrics:
+    if not len(truth) or prediction.scores is None or prediction.label is None:
+        return dict.fromkeys(("accuracy", "macro_f1", "log_loss", "accuracy_se"), float("nan"))
+    label = np.array(prediction.label)
+    place = {name: i for i, name in enumerate(prediction.labels)}
+    index = np.array([place.get(name, -1) for name in truth.tolist()])
+    # A label that training never saw had no probability at all.
+    chance = np.where(index >= 0, prediction.scores[np.arange(len(truth)), index], 0.0)
+    accuracy = float(np.mean(label == truth))
+    return {
+        "accuracy": accuracy,
+        "macro_f1": float(sk.f1_score(truth, label, average="macro", zero_division=0)),
+        "log_loss": float(-np.log(np.clip(chance, 1e-15, 1)).mean()),
+        "accuracy_se": (accuracy * (1 - accuracy) / len(truth)) ** 0.5,
+    }
+
+
+def _regression(truth: NDArray[np.float64], value: NDArray[np.float64]) -> Metrics:
+    if not len(truth):
+        return dict.fromkeys(("rmse", "mae", "r2", "rmse_se"), float("nan"))
+    error = value - truth
+    spread = float(np.mean((truth - truth.mean()) ** 2))
+    squared = float(np.mean(error**2))
+    rmse = squared**0.5
+    return {
+        "rmse": rmse,
+        "mae": float(np.mean(np.abs(error))),
+        "r2": 1 - squared / spread if spread > 0 else float("nan"),
+        "rmse_se": float(np.std(error**2)) / len(truth) ** 0.5 / (2 * rmse) if rmse > 0 else 0.0,
+    }
+
+
+def _sample(num_rows: int, limit: int) -> NDArray[np.intp]:
+    if num_rows <= limit:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(0).choice(num_rows, limit, replace=False))
+
+
+def _ridge(x: NDArray[np.float32], y: NDArray[Any]) -> Predict:
+    from sklearn.linear_model import Ridge
+
+    fitted = Ridge(alpha=1.0).fit(x, y.astype(np.float64))
+    return lambda part: np.asarray(fitted.predict(part), dtype=np.float64)
+
+
+def _logistic(x: NDArray[np.float32], y: NDArray[Any], labels: Sequence[str]) -> Predict:
+    from sklearn.linear_model import LogisticRegression
+
+    known = np.unique(y).tolist()
+    order = [labels.index(label) for label in known]
+    fitted = LogisticRegression(max_iter=200, tol=1e-3)
+    if len(known) > 1:
+        with warnings.catch_warnings():
+            # Stopped early it is still a fair yardstick.
+            warnings.simplefilter("ignore")
+            fitted.fit(x, y)
+
+    def predict(part: NDArray[np.float32]) -> NDArray[np.float64]:
+        probabilities = np.zeros((len(part), len(labels)))
+        probabilities[:, order] = fitted.predict_proba(part) if len(known) > 1 else 1.0
+        return probabilities
+
+    return predict
+
+
+def _chunked(encoder: Encoder, columns: Columns, predict: Predict, size: int) -> NDArray[np.float64]:
+    num_rows = len(next(iter(columns.values())))
+    parts = []
+    for start in range(0, max(num_rows, 1), size):
+        part = {name: column[start : start + size] for name, column in columns.items()}
+        parts.append(predict(encoder.dense(part)[:, encoder.plain]))
+    return np.concatenate(parts)

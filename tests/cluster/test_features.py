@@ -1,0 +1,269 @@
+"""Feast over the platform's stores, training sets end to end, and joins fanned out over a real Ray."""
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from feast import FeatureStore
+from tests.features.worlds import NOW, STAMP, day, raw, world
+
+from raysaas.errors import InputError
+from raysaas.features.asof import asof_join, window_aggregates
+from raysaas.features.build import content_hash, materialize, training_set
+from raysaas.features.definitions import ViewRows, features_table, repository
+from raysaas.features.fanout import partitioned
+from raysaas.features.views import schema_of
+from raysaas.settings import Column, ColumnType, ExampleKind, Examples, Settings, Source, Storage, UseCase, View
+from raysaas.stores.online import OnlineStore
+from raysaas.stores.tables import Tables
+
+COLUMNS = {
+    "y": Column(type=ColumnType.category), "number": Column(), "integer": Column(type=ColumnType.integer),
+    "boolean": Column(type=ColumnType.boolean), "category": Column(type=ColumnType.category),
+}  # fmt: skip
+
+
+def typed_rows(size: int = 60) -> list[dict[str, Any]]:
+    """Every type, with the values that packings break: NaN, null, 64-bit integers, text beyond ASCII."""
+    return [
+        {
+            "tenant": f"t{n % 2}", "entity": f"e{n // 2}", "at": float(n), "y": "yes" if n % 3 else "no",
+            "number": [0.1 * n, math.nan, None][n % 3], "integer": None if n == 7 else 2**62 + n,
+            "boolean": None if n == 8 else n % 2 == 0, "category": None if n == 9 else f"süß {n % 4}",
+        }
+        for n in range(size)
+    ]  # fmt: skip
+
+
+def typed_case(**source: Any) -> UseCase:
+    spec = {"entity": "id", "tenant": "of", "time": "at", "columns": COLUMNS, **source}
+    return UseCase(name="typed", sources={"log": Source(**spec)}, examples=Examples(source="log", label="y"))
+
+
+def same(left: Any, right: Any) -> bool:
+    return left == right or (isinstance(left, float) and isinstance(right, float) and math.isnan(left + right))
+
+
+@pytest.fixture
+def typed(tmp_path: Path) -> tuple[Settings, Tables]:
+    return world(tmp_path / "var", typed_case(), log=raw(typed_rows()))
+
+
+def test_a_training_set_says_what_it_was_made_from(typed: tuple[Settings, Tables]) -> None:
+    settings, tables = typed
+    training, table = training_set(settings, tables, now=NOW)
+    assert table.column_names == [
+        "row_id",
+        "tenant",
+        "entity",
+        "event_time",
+        "known_at",
+        "split",
+        "label",
+        *list(COLUMNS)[1:],
+    ]
+    assert {row["row_id"]: row["integer"] for row in table.to_pylist()} == {
+        f"r{n:05d}": row["integer"] for n, row in enumerate(typed_rows())
+    }  # fmt: skip
+    assert training.snapshots == {"raw.typed__log": tables.snapshots("raw.typed__log")[0]["snapshot_id"]}
+    stored = tables.read(training.table, snapshot=training.snapshot_id).select(table.column_names)
+    assert content_hash(stored) == training.content_hash == content_hash(table.take(np.arange(60)[::-1]))
+    changed = table.set_column(7, "number", pc.add(table["number"], 1e-12))
+    assert content_hash(changed) != training.content_hash
+
+
+def test_a_set_is_rebuilt_as_it_was_known_also_after_a_backfill(typed: tuple[Settings, Tables]) -> None:
+    settings, tables = typed
+    before, _ = training_set(settings, tables, as_of=day(50), now=NOW)
+    late = raw([{**row, "known": 100.0} for row in typed_rows(10)])
+    tables.append("raw.typed__log", late.set_column(0, "row_id", pa.array([f"late{n}" for n in range(10)])))
+    again, _ = training_set(settings, tables, as_of=day(50), now=NOW)
+    newest, _ = training_set(settings, tables, now=NOW)
+    assert before.num_rows == again.num_rows == 51
+    assert before.content_hash == again.content_hash != newest.content_hash
+    assert before.feature_service_hash == newest.feature_service_hash
+
+
+def test_columns_that_say_nothing_are_dropped_with_a_warning(tmp_path: Path) -> None:
+    rows = [{**row, "number": None if n else None, "category": "same"} for n, row in enumerate(typed_rows())]
+    table = raw(rows)
+    table = table.set_column(table.column_names.index("number"), "number", pa.nulls(60, pa.float64()))
+    settings, tables = world(tmp_path / "var", typed_case(), log=table)
+    training, result = training_set(settings, tables, now=NOW)
+    assert {"number", "category"}.isdisjoint(result.column_names)
+    assert [warning.split("'")[1] for warning in training.warnings] == ["number", "category"]
+
+
+def test_online_rows_are_those_of_get_online_features(typed: tuple[Settings, Tables]) -> None:
+    settings, tables = typed
+    assert materialize(settings, tables, NOW) == 60
+    feast = FeatureStore(repo_path=f"{settings.storage.home}/feast/typed")
+    keys = [(row["tenant"], row["entity"]) for row in typed_rows()] + [("t0", "nobody")]
+    asked = [{"tenant": tenant, "entity": entity} for tenant, entity in keys]
+    online = feast.get_online_features(feast.get_feature_service("typed"), asked).to_dict()
+    packed = OnlineStore(str(settings.storage.online_path)).read("typed__row", keys)
+    for position, values in enumerate(packed[:-1]):
+        assert values is not None
+        assert all(same(online[name][position], value) for name, value in values.items())
+        assert all(same(values[name], typed_rows()[position][name]) for name in list(COLUMNS)[1:])
+    assert packed[-1] is None
+    assert online["integer"][-1] is None
+
+
+def test_feasts_own_materialize_through_the_plug_ins_writes_the_same_rows(typed: tuple[Settings, Tables]) -> None:
+    settings, tables = typed
+    materialize(settings, tables, NOW)
+    keys = [(row["tenant"], row["entity"]) for row in typed_rows()]
+    store = OnlineStore(str(settings.storage.online_path))
+    ours = store.read_rows("typed__row", keys)
+    store.drop("typed__row")
+    FeatureStore(repo_path=f"{settings.storage.home}/feast/typed").materialize(day(-1), NOW)
+    theirs = store.read_rows("typed__row", keys)
+    assert [row and row[0] for row in theirs] == [row and row[0] for row in ours]
+    for left, right in zip(ours, theirs, strict=True):
+        assert left is not None
+        assert right is not None
+        assert all(same(right[1].get(name), value) for name, value in left[1].items() if not same(value, math.nan))
+
+
+def test_an_older_row_written_through_feast_changes_nothing(typed: tuple[Settings, Tables]) -> None:
+    settings, tables = typed
+    materialize(settings, tables, NOW)
+    row = {"tenant": ["t0"], "entity": ["e0"], "number": [9.0], "integer": [9], "boolean": [True], "category": ["new"]}
+    feast = FeatureStore(repo_path=f"{settings.storage.home}/feast/typed")
+    for moment, expected in ((day(-1), 2**62), (day(1), 9)):
+        frame = pd.DataFrame({**row, "event_time": [moment], "known_at": [moment]})
+        feast.write_to_online_store("typed__row", df=frame)
+        (values,) = OnlineStore(str(settings.storage.online_path)).read("typed__row", [("t0", "e0")])
+        assert values is not None
+        assert values["integer"] == expected
+
+
+def test_get_historical_features_honours_ttl_known_at_and_duplicates(tmp_path: Path) -> None:
+    case = UseCase(
+        name="hist", sources={"log": Source(time="at", columns={"y": Column()})},
+        examples=Examples(source="log", label="y"), views={"v": View(source="log", columns=["x"], ttl_days=5)},
+    )  # fmt: skip
+    settings, tables = world(tmp_path / "var", case)
+    rows = raw(
+        [
+            {"entity": "a", "at": 1, "x": 1},
+            {"entity": "a", "at": 2, "known": 9, "x": 2},
+            {"entity": "b", "at": 8, "x": 3},
+        ]
+    )
+    snapshot = tables.append(features_table("hist", "v"), rows.drop_columns(["row_id"]))
+    feast = repository(case, {"v": ViewRows(schema_of(rows), snapshot)}, settings.storage).apply()
+    frame = pd.DataFrame({
+        "tenant": "t", "entity": ["a", "b", "a", "a", "a", "nobody"], "event_time": [day(3), day(1), day(3), day(6), day(20), day(3)],
+    })  # fmt: skip
+    plain = feast.get_historical_features(frame, ["hist__v:x"]).to_df()
+    known = feast.get_historical_features(frame, ["hist__v:x"], filter_by_created_timestamp=True).to_df()
+    assert plain["entity"].tolist() == frame["entity"].tolist()
+    assert plain["x"].fillna(-1).tolist() == [2, -1, 2, 2, -1, -1]
+    assert known["x"].fillna(-1).tolist() == [1, -1, 1, 1, -1, -1]
+    with pytest.raises(InputError, match="entity_df is str"):
+        feast.get_historical_features("SELECT 1", ["hist__v:x"])
+
+
+def test_a_source_survives_the_registry(typed: tuple[Settings, Tables]) -> None:
+    settings, tables = typed
+    training_set(settings, tables, now=NOW)
+    feast = FeatureStore(repo_path=f"{settings.storage.home}/feast/typed")
+    source = feast.get_data_source("typed__row")
+    assert source.table == "features.typed__row"
+    assert source.snapshot == tables.snapshots("features.typed__row")[-1]["snapshot_id"]
+    assert dict(source.get_table_column_names_and_types(feast.config))["integer"] == "int64"
+
+
+def test_cuts_see_only_what_was_known_by_the_cut(tmp_path: Path) -> None:
+    sources = {
+        "orders": Source(entity="id", time="at", columns={"amount": Column()}),
+        "plans": Source(entity="id", time="at"),
+    }
+    case = UseCase(
+        name="cuts", sources=sources,
+        examples=Examples(kind=ExampleKind.cuts, source="orders", label_source="orders", every_days=10, horizon_days=10),
+        views={"o": View(source="orders", windows_days=[10], aggregates=["count", "sum:amount"]),
+               "p": View(source="plans", columns=["plan"])},
+    )  # fmt: skip
+    generator = np.random.default_rng(0)
+    orders = [{"entity": f"e{n % 40}", "at": float(at), "known": float(at) + (n % 7 == 0) * 12, "amount": 1.0}
+              for n, at in enumerate(generator.uniform(0, 90, 800))]  # fmt: skip
+    plans = [
+        {"entity": f"e{n % 40}", "at": float(at), "plan": f"p{n}"} for n, at in enumerate(generator.uniform(0, 60, 80))
+    ]
+    settings, tables = world(tmp_path / "var", case, orders=raw(orders), plans=raw(plans))
+    _, table = training_set(settings, tables, now=NOW)
+    assert table.num_rows > 150
+    for row in table.to_pylist():
+        seen = [o for o in orders if o["entity"] == row["entity"] and day(o["at"]) <= row["event_time"]
+                and day(o["known"]) <= row["event_time"] and day(o["at"]) > row["event_time"] - timedelta(days=10)]  # fmt: skip
+        assert row["count_10d"] == len(seen)
+        latest = [p for p in plans if p["entity"] == row["entity"] and day(p["at"]) <= row["event_time"]]
+        assert row["plan"] == (max(latest, key=lambda p: p["at"])["plan"] if latest else None)
+        ahead = [o for o in orders if o["entity"] == row["entity"]
+                 and row["event_time"] < day(o["at"]) <= row["event_time"] + timedelta(days=10)]  # fmt: skip
+        assert row["label"] == ("1" if ahead else "0")
+    assert materialize(settings, tables, NOW) == 40
+    (values,) = OnlineStore(str(settings.storage.online_path)).read_many(["cuts__o", "cuts__p"], [("t", "e3")])
+    assert values is not None
+    assert set(values) == {"count_10d", "sum_amount_10d", "plan"}
+
+
+def keyed(size: int, seed: int, **columns: Any) -> pa.Table:
+    generator = np.random.default_rng(seed)
+    times = pa.array(generator.integers(0, 10**9, size), STAMP)
+    return pa.table({"tenant": generator.choice(["t", "u"], size), "entity": generator.integers(0, 50, size).astype(str),
+                     "event_time": times, **columns})  # fmt: skip
+
+
+def test_a_fanned_out_join_equals_the_one_in_process(ray_cluster: SimpleNamespace) -> None:
+    asks, rows = keyed(500, 1), keyed(3000, 2, x=np.random.default_rng(3).random(3000))
+    windows = [timedelta(seconds=100), timedelta(seconds=400)]
+    joins: list[Callable[[pa.Table, pa.Table], pa.Table]] = [
+        partial(asof_join, keys=["tenant", "entity"]),
+        partial(
+            window_aggregates,
+            keys=["tenant", "entity"],
+            windows=windows,
+            aggregates=["count", "sum:x", "mean:x", "last:x"],
+        ),
+    ]
+    for join in joins:
+        over_ray = partitioned(join, asks, rows, keys=["tenant", "entity"], partitions=3, max_rows=10)
+        assert over_ray.combine_chunks().equals(join(asks, rows).combine_chunks())
+
+
+def test_real_purchases_give_the_known_answer(tmp_path: Path, data_dir: str) -> None:
+    purchases = pd.read_csv(f"{data_dir}/cdnow/transactions.csv", dtype={"customer_id": str}, parse_dates=["date"])
+    times = pa.array(purchases["date"].dt.tz_localize("UTC") + pd.Timedelta(hours=12), STAMP)
+    log = pa.table({
+        "row_id": [f"r{n:06d}" for n in range(len(purchases))], "tenant": ["default"] * len(purchases),
+        "entity": purchases["customer_id"].tolist(), "event_time": times, "known_at": times,
+        "dollar_value": purchases["dollar_value"].to_numpy(),
+    })  # fmt: skip
+    case = UseCase(
+        name="cdnow", sources={"log": Source(entity="id", time="at")},
+        examples=Examples(kind=ExampleKind.cuts, source="log", label_source="log", cuts=["1997-10-01"], horizon_days=275),
+        views={"v": View(source="log", windows_days=[274], aggregates=["count", "sum:dollar_value", "since_last"])},
+    )  # fmt: skip
+    settings = Settings(use_case=case, storage=Storage(home=str(tmp_path / "var")))
+    tables = Tables(settings.storage)
+    tables.append("raw.cdnow__log", log)
+    _, table = training_set(settings, tables, now=NOW)
+    y, recency = np.array(table["label"]) == "1", table["since_last_d"].to_numpy()
+    assert table.num_rows == 23_570
+    assert y.mean() == pytest.approx(0.2994, abs=1e-4)
+    ranks = pd.Series(-recency).rank().to_numpy()
+    auc = (ranks[y].sum() - y.sum() * (y.sum() + 1) / 2) / (y.sum() * (~y).sum())
+    assert auc == pytest.approx(0.759, abs=2e-3)

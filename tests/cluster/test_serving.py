@@ -1,0 +1,229 @@
+"""Serving for real: Ray Serve behind HAProxy, HTTP, real bundles, processes killed."""
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import httpx
+import numpy as np
+import pytest
+
+from raysaas.errors import CorruptBundle, NotFound, Unavailable
+from raysaas.models import bundle
+from raysaas.models.encode import Encoder
+from raysaas.models.network import build
+from raysaas.models.profile import Profile
+from raysaas.records import Arm, Family, Release, Task
+from raysaas.serving.deployment import Deployments, release_config
+from raysaas.serving.spec import DEPLOYMENT, AppSpec
+from raysaas.settings import Serve
+from raysaas.stores.journal import ship, tail
+from raysaas.stores.ledger import Ledger
+from raysaas.stores.tables import Tables
+from raysaas.tenancy.keys import new_key
+
+NAME = "serving_test"
+ROW = {"amount": 3.5, "plan": "pro"}
+IMPORT = "raysaas.serving.app:application"
+
+
+def save(out, seed):
+    rng = np.random.default_rng(0)
+    data = {"amount": rng.normal(10, 3, 100), "plan": rng.choice(["free", "pro"], 100).astype(object)}
+    kinds = {"amount": "number", "plan": "category"}
+    encoder = Encoder.fit(data, kinds)
+    digest = bundle.save(
+        out, encoder=encoder, task=Task.binary, labels=["No", "Yes"], family=Family.network,
+        profile=Profile.fit(data, kinds, rng.random(100)), network=build(encoder.width, 1, [8], 0.0, seed=seed),
+    )  # fmt: skip
+    return str(out), digest
+
+
+@pytest.fixture(scope="module")
+def served(platform, tmp_path_factory):
+    """A deployed use case with versions 1 to 3, keys of two tenants, and a way to release."""
+    root = tmp_path_factory.mktemp("serving")
+    arms = {n: Arm(version=n, uri=uri, digest=digest) for n in (1, 2, 3) for uri, digest in [save(root / f"b{n}", n)]}
+    storage = replace(platform.settings.storage)
+    ledger, keys = Ledger(storage.ledger_url), {}
+    expired = datetime.now(UTC) - timedelta(seconds=1)
+    for tenant, scopes, end in (("acme", ["predict", "feedback"], None), ("umbrella", ["predict"], None),
+                                ("gone", ["predict"], expired)):  # fmt: skip
+        keys[tenant], digest = new_key()
+        ledger.add_key(digest, tenant, scopes, end)
+    port = int(platform.head.url.rpartition(":")[2])
+    serve = Serve(port=port, min_replicas=2, max_replicas=2, max_body_bytes=100_000, quota_rps=1e6, quota_burst=1e6)
+    spec = AppSpec(use_case=NAME, task=Task.binary, storage=storage, serve=serve)
+    deployments = Deployments(
+        platform.head.dashboard_url, home=storage.home, cluster=platform.settings.cluster, serve=serve
+    )
+
+    def config(number, sequence):
+        release = Release(use_case=NAME, sequence=sequence, champion=arms[number], actor="t", reason="t", at=expired)
+        return release_config(release)
+
+    app = {"name": NAME, "route_prefix": f"/{NAME}", "import_path": IMPORT, "args": spec.to_dict(),
+           "deployments": [{"name": DEPLOYMENT, "user_config": config(1, 1)}]}  # fmt: skip
+    deployments.apply(app)
+    sequence = iter(range(2, 1000))
+    yield SimpleNamespace(
+        url=f"{platform.head.url}/{NAME}", keys=keys, deployments=deployments, storage=storage, arms=arms, app=app,
+        release=lambda number: deployments.switch(NAME, config(number, next(sequence))), config=config,
+    )  # fmt: skip
+    deployments.remove(NAME)
+    assert NAME not in deployments.status()
+
+
+@pytest.fixture
+def client(served):
+    with httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {served.keys['acme']}"}, timeout=30) as http:
+        yield http
+
+
+def journal_ids(served):
+    records, offsets = [], {}
+    while True:
+        more, offsets = tail(served.storage.journal, NAME, "decisions", offsets)
+        if not more:
+            return [r["id"] for r in records]
+        records += more
+
+
+def test_predicts_and_journals(served, client):
+    reply = client.post("/predict", json={"instances": [ROW, {"amount": 1}]})
+    assert reply.status_code == 200
+    decisions = reply.json()["decisions"]
+    assert [d["model_version"] for d in decisions] == [1, 1]
+    assert {d["decision_id"] for d in decisions} <= set(journal_ids(served))
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"headers": {"Authorization": ""}}, 401), ({"headers": {"Authorization": "Bearer rs_no"}}, 401),
+        ({"key": "gone"}, 401), ({"key": "umbrella", "path": "/feedback"}, 403), ({"content": b"{"}, 400),
+        ({"json": {"instances": [{"nope": 1}]}}, 422), ({"json": {"instances": [{"amount": "x"}]}}, 422),
+        ({"content": b"x" * 100_001}, 413), ({"path": "/predict/x"}, 404), ({"method": "PUT"}, 405),
+    ],
+)  # fmt: skip
+def test_every_refusal_is_a_problem_document(served, client, change, status):
+    request = {"json": {"instances": [ROW]}} if not {"content", "json"} & change.keys() else {}
+    request |= {k: v for k, v in change.items() if k in ("headers", "content", "json")}
+    if "key" in change:
+        request["headers"] = {"Authorization": f"Bearer {served.keys[change['key']]}"}
+    reply = client.request(change.get("method", "POST"), change.get("path", "/predict"), **request)
+    assert reply.status_code == status
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.json()["type"].startswith("https://raysaas.dev/problems/")
+
+
+def test_a_replica_reached_directly_asks_for_the_key_too(served):
+    details = served.deployments.details()
+    ports = {t["port"] for g in details["target_groups"] if g["app_name"] == NAME for t in g["targets"]}
+    if not ports:
+        pytest.skip("replicas have no port of their own: HAProxy is off")
+    for port in ports:
+        reply = httpx.post(f"http://127.0.0.1:{port}/{NAME}/predict", json={"instances": [ROW]})
+        assert reply.status_code in (401, 404)  # 404: the port is the gRPC one
+
+
+def test_documentation_works_behind_the_prefix(served, client):
+    page = httpx.get(f"{served.url}/docs")
+    assert (page.status_code, "openapi.json" in page.text) == (200, True)
+    document = httpx.get(f"{served.url}/openapi.json").json()
+    call = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    assert client.post("/predict", json=call["example"]).status_code == 200
+
+
+def test_switch_under_load_keeps_the_replicas_and_fails_nobody(served, client):
+    before = {h["pid"] for h in served.deployments.health(NAME)}
+    statuses, versions, stop = [], [], threading.Event()
+
+    def load():
+        with httpx.Client(headers=client.headers, timeout=30) as http:
+            while not stop.is_set():
+                reply = http.post(f"{served.url}/predict", json={"instances": [ROW]})
+                statuses.append(reply.status_code)
+                versions.append(reply.json()["decisions"][0]["model_version"] if reply.status_code == 200 else None)
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(load) for _ in range(4)]
+        time.sleep(0.5)
+        took = []
+        for number in (2, 3, 1):
+            started = time.perf_counter()
+            served.release(number)
+            took.append(time.perf_counter() - started)
+            reply = client.post("/predict", json={"instances": [ROW]})
+            assert reply.json()["decisions"][0]["model_version"] == number
+        stop.set()
+        for job in jobs:
+            job.result()
+    assert set(statuses) == {200}
+    assert set(versions) == {1, 2, 3}
+    assert {h["pid"] for h in served.deployments.health(NAME)} == before
+    assert max(took) < 5, took
+
+
+def test_corrupt_bundle_is_named_and_the_old_one_serves_on(served, client, tmp_path):
+    uri, digest = save(tmp_path / "bad", 9)
+    model = tmp_path / "bad" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    config = served.config(1, 900) | {"champion": {"version": 9, "uri": uri, "digest": digest}}
+    with pytest.raises(CorruptBundle, match=r"model\.onnx"):
+        served.deployments.switch(NAME, config)
+    reply = client.post("/predict", json={"instances": [ROW]})
+    assert reply.json()["decisions"][0]["model_version"] == 1
+    deployed = served.deployments.details()["applications"][NAME]["deployed_app_config"]
+    assert deployed["deployments"][0]["user_config"]["champion"]["version"] == 1
+
+
+def test_unknown_application_and_broken_one_are_clear(served):
+    with pytest.raises(NotFound, match=NAME):
+        served.deployments.switch("nobody", {})
+    broken = served.app | {"name": "broken", "route_prefix": "/broken", "import_path": "raysaas.nothing:there"}
+    with pytest.raises(Unavailable, match="nothing"):
+        served.deployments.apply(broken, timeout_s=60)
+    served.deployments.remove("broken")
+    assert set(served.deployments.status()) >= {NAME}
+
+
+def test_kill_9_of_a_replica_loses_no_answer(served, client):
+    answered, failed, stop = [], [], threading.Event()
+
+    def load():
+        with httpx.Client(headers=client.headers, timeout=30) as http:
+            while not stop.is_set():
+                try:
+                    reply = http.post(f"{served.url}/predict", json={"instances": [ROW] * 3})
+                except httpx.HTTPError as error:
+                    failed.append(error)
+                    continue
+                if reply.status_code == 200:
+                    answered.extend(d["decision_id"] for d in reply.json()["decisions"])
+                else:
+                    failed.append(reply.status_code)
+
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(load) for _ in range(4)]
+        time.sleep(0.7)
+        os.kill(served.deployments.health(NAME)[0]["pid"], signal.SIGKILL)
+        time.sleep(1.5)
+        stop.set()
+        for job in jobs:
+            job.result()
+    kept = journal_ids(served)
+    assert len(answered) > 100
+    assert len(kept) == len(set(kept))
+    assert set(answered) <= set(kept)
+    tables = Tables(served.storage)
+    time.sleep(6.5)  # open segments of the living are closed by age
+    ship(served.storage.journal, NAME, "decisions", tables)
+    shipped = [r for r in tables.read("log.decisions", columns=["id", "use_case"]).to_pylist() if r["use_case"] == NAME]
+    assert len(shipped) == len({r["id"] for r in shipped})
+    assert set(answered) <= {r["id"] for r in shipped}

@@ -1,0 +1,107 @@
+"""Training on a real Ray: data-parallel fits, a killed worker, streaming, distributed trees, a sweep."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+
+from tables import settings, training_set
+
+from raysaas.models import bundle
+from raysaas.records import Family, Task
+from raysaas.settings import Settings
+from raysaas.training import boosting, sweep, trainer, trees
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.mark.parametrize("task", [Task.multiclass, Task.regression])
+def test_both_families_beat_a_guess_and_share_one_baseline(tmp_path: Path, task: Task) -> None:
+    table = training_set(1500, task)
+    network, grown = trainer.fit(settings(str(tmp_path), task), table, tmp_path / "out")
+    assert (network.family, grown.family) == (Family.network, Family.trees)
+    assert network.baseline == grown.baseline
+    assert network.num_rows == table.num_rows
+    for made in (network, grown):
+        bundle.load(made.path, made.digest)
+        good = made.metrics["accuracy"] > 0.75 if task is Task.multiclass else made.metrics["r2"] > 0.9
+        assert good, made
+    assert list((tmp_path / "ray_results").iterdir()) == [], "finished runs leave nothing behind"
+
+
+def test_equal_seeds_give_equal_weights_and_other_seeds_others(tmp_path: Path) -> None:
+    table = training_set(800)
+    chosen = settings(str(tmp_path))
+    made = [trainer.fit_network(chosen, table, tmp_path / str(i), epochs=3, seed=seed) for i, seed in enumerate((5, 5, 6))]
+    assert made[0].digest == made[1].digest
+    assert made[0].digest != made[2].digest
+
+
+def test_killed_worker_resumes_from_its_checkpoint(tmp_path: Path) -> None:
+    chosen = settings(str(tmp_path))
+    killed: list[int] = []
+    stopped = threading.Event()
+    killer = threading.Thread(target=_kill_after_checkpoint, args=(tmp_path / "ray_results", killed, stopped))
+    killer.start()
+    try:
+        made = trainer.fit_network(chosen, training_set(3000), tmp_path / "out", epochs=60, patience=60, checkpoint_s=0.0)
+    finally:
+        stopped.set()
+        killer.join()
+    meta = bundle.load(made.path).manifest["meta"]
+    assert killed, "the fit was over before a worker could be killed"
+    assert meta["starts"][0] == 0
+    assert max(meta["starts"]) > 0, "the second start must go on, not begin again"
+    assert meta["epochs"] == 60 == len(meta["losses"])
+    assert made.metrics["auc"] > 0.9
+
+
+def test_rows_beyond_memory_are_streamed(tmp_path: Path) -> None:
+    chosen = settings(str(tmp_path))
+    chosen.train.max_rows_in_memory = 100
+    made = trainer.fit_network(chosen, training_set(2000), tmp_path / "out", epochs=6)
+    assert made.metrics["auc"] > 0.9
+
+
+def test_trees_of_two_workers_equal_those_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = training_set(8000)
+    chosen = settings(str(tmp_path))
+    alone = trees.fit_trees(chosen, table, tmp_path / "alone")
+    monkeypatch.setattr(trees, "DISTRIBUTED_ROWS", 1000)
+    together = trees.fit_trees(chosen, table, tmp_path / "together")
+    assert bundle.load(together.path).manifest["meta"]["num_workers"] == 2
+    assert together.metrics["auc"] == pytest.approx(alone.metrics["auc"], abs=0.01)
+
+
+def test_sweep_returns_the_best_trial_and_a_row_for_each(tmp_path: Path) -> None:
+    chosen: Settings = settings(str(tmp_path))
+    chosen.tune.num_samples, chosen.tune.max_epochs = 3, 4
+    made, rows = sweep.sweep(chosen, training_set(1500), tmp_path / "out")
+    assert len(rows) == 3
+    assert all(not row["error"] for row in rows)
+    best = min(rows, key=lambda row: row["best_loss"])
+    loaded = bundle.load(made.path, made.digest)
+    hidden = sweep.HIDDEN[best["hidden"]]
+    assert [len(bias) for name, bias in sorted(loaded.weights().items()) if name.endswith("bias")][: len(hidden)] == list(hidden)
+    assert made.metrics["auc"] > 0.85
+
+
+def _kill_after_checkpoint(results: Path, killed: list[int], stopped: threading.Event) -> None:
+    from ray.util.state import list_actors
+
+    while not stopped.is_set() and not killed:
+        time.sleep(0.2)
+        if not list(results.glob("*/checkpoint_*")):
+            continue
+        actors: list[Any] = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+        if actors:
+            os.kill(actors[0].pid, signal.SIGKILL)
+            killed.append(actors[0].pid)

@@ -1,0 +1,151 @@
+"""Roll-outs on the real ledger; Serve is a callable that records what it was told, or dies."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raysaas.errors import CorruptBundle, InputError, NotFound, Unavailable
+from raysaas.records import Arm, Release
+from raysaas.release import rollout
+from raysaas.stores.ledger import Ledger
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+WHO = {"actor": "ana", "reason": "because", "now": NOW}
+
+
+def arm(version: int) -> Arm:
+    return Arm(version=version, uri=f"/bundles/{version}", digest=f"{version:064d}")
+
+
+class Serve:
+    """What answers: the last release applied. ``refuse`` versions raise, as a corrupt bundle does."""
+
+    def __init__(self) -> None:
+        self.applied: list[Release] = []
+        self.refuse: dict[int, Exception] = {}
+
+    def __call__(self, release: Release) -> None:
+        for found in (release.champion, release.challenger, release.shadow):
+            if found and found.version in self.refuse:
+                raise self.refuse[found.version]
+        self.applied.append(release)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(f"sqlite:///{tmp_path}/ledger.db")
+
+
+@pytest.fixture
+def serve() -> Serve:
+    return Serve()
+
+
+def test_first_promotion_starts_at_one_and_is_recorded_before_it_is_applied(ledger: Ledger) -> None:
+    seen = []
+    release = rollout.promote(ledger, "shop", arm(1), lambda _: seen.append(ledger.release("shop")), **WHO)
+    assert release.sequence == 1
+    assert seen == [release]
+
+
+def test_canary_shadow_promote_and_rollback_walk_the_line(ledger: Ledger, serve: Serve) -> None:
+    for version in (1, 2):
+        rollout.promote(ledger, "shop", arm(version), serve, **WHO)
+    canary = rollout.start_canary(ledger, "shop", arm(3), 0.1, serve, **WHO)
+    assert (canary.champion, canary.challenger, canary.challenger_share) == (arm(2), arm(3), 0.1)
+    assert rollout.rollback(ledger, "shop", serve, **WHO).champion == arm(2)
+    shadow = rollout.start_shadow(ledger, "shop", arm(3), serve, **WHO)
+    assert (shadow.champion, shadow.challenger, shadow.shadow) == (arm(2), None, arm(3))
+    promoted = rollout.promote(ledger, "shop", arm(3), serve, **WHO)
+    assert (promoted.champion, promoted.challenger, promoted.shadow) == (arm(3), None, None)
+    assert [rollout.rollback(ledger, "shop", serve, **WHO).champion for _ in range(2)] == [arm(2), arm(1)]
+    with pytest.raises(NotFound, match="no earlier champion"):
+        rollout.rollback(ledger, "shop", serve, **WHO)
+    sequences = [release.sequence for release in reversed(ledger.releases("shop"))]
+    assert sequences == list(range(1, 9))
+    assert serve.applied[-1] == ledger.release("shop")
+
+
+def test_promoting_the_champion_again_records_nothing(ledger: Ledger, serve: Serve) -> None:
+    first = rollout.promote(ledger, "shop", arm(1), serve, **WHO)
+    assert rollout.promote(ledger, "shop", arm(1), serve, **WHO) == first
+    assert len(ledger.releases("shop")) == 1
+    assert len(serve.applied) == 2
+
+
+def test_crash_between_record_and_apply_is_reconciled(ledger: Ledger, serve: Serve) -> None:
+    rollout.promote(ledger, "shop", arm(1), serve, **WHO)
+    serve.refuse[2] = Unavailable("Serve does not answer.")
+    with pytest.raises(Unavailable):
+        rollout.promote(ledger, "shop", arm(2), serve, **WHO)
+    assert serve.applied[-1].champion == arm(1)
+    serve.refuse.clear()
+    assert rollout.reconcile(ledger, "shop", serve) == ledger.release("shop")
+    assert serve.applied[-1].champion == arm(2)
+
+
+def test_refused_version_is_taken_back(ledger: Ledger, serve: Serve) -> None:
+    rollout.promote(ledger, "shop", arm(1), serve, **WHO)
+    serve.refuse[2] = CorruptBundle("weights.safetensors does not match.")
+    with pytest.raises(CorruptBundle):
+        rollout.promote(ledger, "shop", arm(2), serve, **WHO)
+    current = ledger.release("shop")
+    assert current is not None
+    assert (current.sequence, current.champion) == (3, arm(1))
+    assert "weights.safetensors" in current.reason
+    assert serve.applied[-1] == current
+    with pytest.raises(NotFound):
+        rollout.rollback(ledger, "shop", serve, **WHO)
+
+
+def test_refused_canary_keeps_the_champion_answering(ledger: Ledger, serve: Serve) -> None:
+    rollout.promote(ledger, "shop", arm(1), serve, **WHO)
+    serve.refuse[2] = CorruptBundle("no")
+    with pytest.raises(CorruptBundle):
+        rollout.start_canary(ledger, "shop", arm(2), 0.5, serve, **WHO)
+    current = ledger.release("shop")
+    assert current is not None
+    assert (current.champion, current.challenger) == (arm(1), None)
+
+
+def test_two_releasers_at_once_one_is_told_to_try_again(ledger: Ledger, serve: Serve) -> None:
+    rollout.promote(ledger, "shop", arm(1), serve, **WHO)
+    late = rollout._alone(rollout._current(ledger, "shop"), arm(9), "bob", "raced", NOW)
+    rollout.promote(ledger, "shop", arm(2), serve, **WHO)
+    with pytest.raises(Unavailable):
+        ledger.set_release(late)
+    assert serve.applied[-1].champion == arm(2)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
+def test_bad_shares_are_refused(ledger: Ledger, serve: Serve, share: float) -> None:
+    rollout.promote(ledger, "shop", arm(1), serve, **WHO)
+    with pytest.raises(InputError, match="challenger_share"):
+        rollout.start_canary(ledger, "shop", arm(2), share, serve, **WHO)
+
+
+def test_nothing_released_yet(ledger: Ledger, serve: Serve) -> None:
+    assert rollout.reconcile(ledger, "shop", serve) is None
+    with pytest.raises(NotFound, match="no release yet"):
+        rollout.rollback(ledger, "shop", serve, **WHO)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@given(steps=st.lists(st.integers(0, 4), max_size=12))
+def test_rollbacks_undo_promotions_like_a_stack(tmp_path_factory: pytest.TempPathFactory, steps: list[int]) -> None:
+    """0 rolls back, n promotes version n; fresh versions so that promoting an older one is no roll-back."""
+    ledger, serve = Ledger(f"sqlite:///{tmp_path_factory.mktemp('stack')}/ledger.db"), Serve()
+    stack: list[Arm] = []
+    for number, step in enumerate(steps):
+        if step:
+            stack.append(arm(100 + number))
+            rollout.promote(ledger, "shop", stack[-1], serve, **WHO)
+        elif len(stack) > 1:
+            stack.pop()
+            rollout.rollback(ledger, "shop", serve, **WHO)
+        if stack:
+            assert serve.applied[-1].champion == stack[-1]
+    ledger.close()

@@ -1,0 +1,253 @@
+"""The whole request path in one process, without Ray: real bundles, keys, journal."""
+
+import gzip
+import math
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+
+from raysaas.models import bundle
+from raysaas.records import Task
+from raysaas.stores.journal import tail
+
+ROW = {"amount": 3.5, "visits": 2, "vip": True, "plan": "pro"}
+PREDICT = "/predict"
+
+
+def journaled(app, kind="decisions"):
+    return tail(app.spec.storage.journal, "shop", kind, {})[0]
+
+
+def test_prediction_is_the_models_and_is_journaled(make_app):
+    app = make_app()
+    reply = app.client("POST", PREDICT, {"instances": [ROW, {"Amount (EUR)": 20, "plan": None}]})
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    loaded = bundle.load(app.arm["uri"])
+    expected = loaded.predict(loaded.encoder.rows([ROW, {"amount": 20}]))
+    decisions = reply.json["decisions"]
+    assert [d["score"] for d in decisions] == expected.score.tolist()
+    assert [d["label"] for d in decisions] == expected.label
+    assert all(d["model_version"] == 1 and d["arm"] == "champion" for d in decisions)
+    records = journaled(app)
+    assert [r["id"] for r in records] == [d["decision_id"] for d in decisions]
+    assert records[0]["inputs"] == {"amount": 3.5, "visits": 2.0, "vip": 1.0, "plan": "pro"}
+    assert records[1]["inputs"] == {"amount": 20.0, "visits": None, "vip": None, "plan": None}
+    assert (records[0]["tenant"], records[0]["entity"], records[0]["use_case"]) == ("acme", None, "shop")
+    assert datetime.fromisoformat(records[0]["time"]).timestamp() == app.clock.now
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_answer_has_the_shape_of_its_task(make_app, task):
+    app = make_app(task)
+    (decision,) = app.client("POST", PREDICT, {"instances": [ROW]}).json["decisions"]
+    assert set(decision) - {"scores"} == {"decision_id", "score", "label", "model_version", "arm"}
+    if task is Task.multiclass:
+        assert decision["scores"].keys() == {"a", "b", "c"}
+        assert math.isclose(sum(decision["scores"].values()), 1, rel_tol=1e-5)
+        assert decision["label"] == max(decision["scores"], key=decision["scores"].get)
+    assert (decision["label"] is None) == (task is Task.regression)
+    assert ("scores" in decision) == (task is Task.multiclass)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "named"),
+    [
+        (b"", 400, "JSON"), (b"{", 400, "JSON"), (b'{"instances": [{"amount": NaN}]}', 400, "JSON"),
+        (b'{"instances": [{"amount": 1e400}]}', 400, "JSON"), (b"[1]", 422, "object"), ({}, 422, "instances"),
+        ({"instances": {}}, 422, "instances"), ({"instances": []}, 422, "1 to"), ({"instances": [1]}, 422, "instances[0]"),
+        ({"instances": [ROW], "arm": "challenger"}, 422, "arm"), ({"instances": [{"amuont": 1}]}, 422, "amuont"),
+        ({"instances": [ROW, {"amount": "x"}]}, 422, "amount"), ({"instances": [{"visits": 1.5}]}, 422, "visits"),
+        ({"instances": [{"amount": True}]}, 422, "amount"), ({"instances": [{"plan": 3}]}, 422, "plan"),
+        ({"instances": [{"amount": [1]}]}, 422, "amount"), ({"entities": [5]}, 422, "entities[0]"),
+        ({"entities": ["a"], "instances": [ROW, ROW]}, 422, "entities"), ({"entities": ["nobody"]}, 422, "entities[0]"),
+        ({"instances": [ROW] * 1001}, 422, "1 to 1000"),
+    ],
+)  # fmt: skip
+def test_bad_request_is_refused_by_name_and_leaves_nothing(make_app, body, status, named):
+    app = make_app()
+    reply = app.client("POST", PREDICT, body)
+    assert (reply.status, reply.headers["content-type"]) == (status, "application/problem+json")
+    assert reply.json["type"].startswith("https://raysaas.dev/problems/")
+    assert named in reply.json["detail"]
+    assert journaled(app) == []
+
+
+def test_large_and_odd_values_are_answered(make_app):
+    app = make_app()
+    row = {"amount": -0.0, "visits": 2**63 - 1, "vip": None, "plan": "プラン\u0000\U0001f600"}
+    reply = app.client("POST", PREDICT, {"instances": [row, {"amount": 1e308}, {"amount": -1e308}]})
+    assert reply.status == 200
+    assert all(0 <= d["score"] <= 1 for d in reply.json["decisions"])
+    assert journaled(app)[0]["inputs"]["plan"] == row["plan"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "key", "status", "slug"),
+    [
+        ("POST", PREDICT, "", 401, "unauthorized"), ("POST", PREDICT, "rs_wrong", 401, "unauthorized"),
+        ("POST", "/feedback", "umbrella", 403, "forbidden"), ("GET", "/drift", "", 401, "unauthorized"),
+        ("POST", "/v2/models/shop/infer", "", 401, "unauthorized"), ("GET", "/v2/models/shop", "", 401, "unauthorized"),
+        ("GET", PREDICT, "acme", 405, "method-not-allowed"), ("POST", "/health", "acme", 405, "method-not-allowed"),
+        ("GET", "/../health", "acme", 404, "not-found"), ("POST", "/predict/", "acme", 404, "not-found"),
+        ("POST", "/PREDICT", "acme", 404, "not-found"),
+    ],
+)  # fmt: skip
+def test_door_denies_by_default(make_app, method, path, key, status, slug):
+    app = make_app()
+    reply = app.client(method, path, {"instances": [ROW]}, key=app.keys.get(key, key))
+    assert (reply.status, reply.json["type"].rpartition("/")[2]) == (status, slug)
+    assert reply.json["status"] == status
+    assert journaled(app) == []
+
+
+def test_admin_key_opens_every_scope(make_app):
+    app = make_app()
+    assert app.client("GET", "/drift", key=app.keys["root"]).json == {"reports": []}
+    assert app.client("POST", PREDICT, {"instances": [ROW]}, key=app.keys["root"]).status == 200
+
+
+def test_key_added_and_expired_later_is_noticed(make_app):
+    from raysaas.tenancy.keys import new_key
+
+    app = make_app()
+    key, digest = new_key()
+    body = {"instances": [ROW]}
+    assert app.client("POST", PREDICT, body, key=key).status == 401
+    app.ledger.add_key(digest, "late", ["predict"], datetime.fromtimestamp(app.clock.now + 60, UTC))
+    assert app.client("POST", PREDICT, body, key=key).status == 401  # at most one look at the ledger a second
+    app.clock.now += 1.1
+    assert app.client("POST", PREDICT, body, key=key).status == 200
+    assert journaled(app)[0]["tenant"] == "late"
+    app.clock.now += 60
+    assert app.client("POST", PREDICT, body, key=key).status == 401
+
+
+def test_quota_is_per_tenant_and_says_when_to_return(make_app):
+    app = make_app(serve={"quota_rps": 0.5, "quota_burst": 3})
+    body = {"instances": [ROW]}
+    assert [app.client("POST", PREDICT, body).status for _ in range(4)] == [200, 200, 200, 429]
+    assert app.client("POST", PREDICT, body).headers["retry-after"] == "2"
+    assert app.client("POST", PREDICT, body, key=app.keys["umbrella"]).status == 200
+    app.clock.now += 2
+    assert app.client("POST", PREDICT, body).status == 200
+
+
+def test_oversized_body_is_refused_before_it_is_read(make_app):
+    app = make_app(serve={"max_body_bytes": 1000})
+    said = app.client("POST", PREDICT, b"x" * 1001)
+    assert (said.status, app.client.received) == (413, 0)
+    streamed = app.client("POST", PREDICT, chunks=[b"x" * 600] * 50)
+    assert (streamed.status, app.client.received) == (413, 2)
+    bomb = gzip.compress(b"0" * 10_000_000)
+    packed = app.client("POST", PREDICT, chunks=[bomb[:900]], headers={"content-encoding": "gzip"})
+    assert packed.status == 413
+    assert packed.json["type"].endswith("/payload-too-large")
+
+
+def test_body_may_come_in_parts_and_packed(make_app):
+    app = make_app()
+    raw = orjson.dumps({"instances": [ROW]})
+    assert app.client("POST", PREDICT, chunks=[raw[:5], raw[5:9], raw[9:]]).status == 200
+    packed = gzip.compress(raw)
+    assert app.client("POST", PREDICT, packed, headers={"content-encoding": "gzip"}).status == 200
+    assert app.client("POST", PREDICT, packed[:-9], headers={"content-encoding": "gzip"}).status == 400
+    assert app.client("POST", PREDICT, raw, headers={"content-encoding": "br"}).status == 400
+
+
+def test_entities_are_read_online_and_given_values_win(make_app):
+    from raysaas.stores.online import OnlineStore
+
+    app = make_app(views=("shop__money", "shop__who"))
+    store = OnlineStore(app.spec.storage.online_path)
+    now = datetime.now(UTC)
+    store.write("shop__money", [("acme", "c1", now, {"amount": 7.0, "visits": 3, "unused": 1})])
+    store.write("shop__who", [("acme", "c1", now, {"plan": "free", "vip": float("nan")})])
+    store.write("shop__who", [("umbrella", "c2", now, {"plan": "free"})])
+    reply = app.client("POST", PREDICT, {"entities": ["c1", "c1"], "instances": [{}, {"Amount (EUR)": 1, "vip": True}]})
+    assert reply.status == 200
+    first, second = journaled(app)
+    assert first["inputs"] == {"amount": 7.0, "visits": 3.0, "vip": None, "plan": "free"}
+    assert second["inputs"] == {"amount": 1.0, "visits": 3.0, "vip": 1.0, "plan": "free"}
+    assert first["entity"] == "c1"
+    assert app.client("POST", PREDICT, {"entities": ["c2"]}).status == 422  # another tenant's entity
+
+
+def test_feedback_is_journaled_in_the_models_words(make_app):
+    app = make_app()
+    outcomes = [{"decision_id": "d1", "label": True}, {"decision_id": "d2", "label": 0},
+                {"decision_id": "d3", "label": "Yes", "observed_at": "2026-01-02T03:04:05+01:00"}]  # fmt: skip
+    reply = app.client("POST", "/feedback", {"outcomes": outcomes})
+    assert (reply.status, reply.json) == (200, {"accepted": 3})
+    records = journaled(app, "outcomes")
+    assert [r["label"] for r in records] == ["Yes", "No", "Yes"]
+    assert records[2]["observed_at"] == "2026-01-02T02:04:05+00:00"
+    assert {r["tenant"] for r in records} == {"acme"}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "named"),
+    [
+        ({"label": True}, "decision_id"), ({"decision_id": "d"}, "label"), ({"decision_id": "d", "label": "maybe"}, "maybe"),
+        ({"decision_id": "d", "label": "Yes", "observed_at": "soon"}, "observed_at"),
+        ({"decision_id": "d", "label": "Yes", "when": 1}, "when"), ({"decision_id": 4, "label": "Yes"}, "decision_id"),
+        ({"decision_id": "d", "label": "Yes", "observed_at": 5}, "observed_at"), (7, "outcomes[0]"),
+    ],
+)  # fmt: skip
+def test_bad_feedback_is_refused_by_name(make_app, outcome, named):
+    app = make_app()
+    reply = app.client("POST", "/feedback", {"outcomes": [outcome]})
+    assert reply.status == 422
+    assert named in reply.json["detail"]
+    assert journaled(app, "outcomes") == []
+
+
+def test_full_disk_is_503_without_an_answer_and_heals(make_app, monkeypatch):
+    import os
+
+    app = make_app()
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:10]))
+    reply = app.client("POST", PREDICT, {"instances": [ROW]})
+    assert (reply.status, reply.json["type"].rpartition("/")[2]) == (503, "unavailable")
+    monkeypatch.undo()
+    good = app.client("POST", PREDICT, {"instances": [ROW]})
+    assert [r["id"] for r in journaled(app)] == [good.json["decisions"][0]["decision_id"]]
+
+
+def test_bug_leaks_nothing(make_app, monkeypatch, caplog):
+    app = make_app()
+    monkeypatch.setattr(app.predictor._lookup, "rows", lambda *_: 1 / 0)
+    reply = app.client("POST", PREDICT, {"instances": [ROW]})
+    assert (reply.status, reply.json["type"].rpartition("/")[2]) == (500, "internal")
+    assert "division" not in reply.body.decode()
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_documentation_is_real_and_its_example_works(make_app):
+    app = make_app()
+    page = app.client("GET", "/docs", key="")
+    assert page.status == 200
+    assert b"openapi.json" in page.body
+    assert b"http://" not in page.body
+    document = app.client("GET", "/openapi.json", key="").json
+    assert document["components"]["schemas"]["Instance"]["properties"].keys() == ROW.keys()
+    for path in ("/predict", "/feedback"):
+        example = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+        assert app.client("POST", path, example).status == 200
+
+
+def test_open_inference_protocol(make_app):
+    app = make_app()
+    assert app.client("GET", "/v2/health/ready", key="").status == 200
+    described = app.client("GET", "/v2/models/shop").json
+    assert {i["name"]: i["datatype"] for i in described["inputs"]} == {
+        "amount": "FP64", "visits": "INT64", "vip": "BOOL", "plan": "BYTES"}  # fmt: skip
+    tensors = [{"name": name, "shape": [2, 1], "datatype": "FP64", "data": [value, value]} for name, value in ROW.items()]
+    reply = app.client("POST", "/v2/models/shop/infer", {"id": "q1", "inputs": tensors}).json
+    outputs = {o["name"]: o["data"] for o in reply["outputs"]}
+    assert reply["id"] == "q1"
+    assert outputs["decision_id"] == [r["id"] for r in journaled(app)]
+    assert outputs["score"] == [r["score"] for r in journaled(app)]
+    bad = app.client("POST", "/v2/models/shop/infer", {"inputs": [{**tensors[0], "shape": [3]}]})
+    assert (bad.status, "amount" in bad.json["error"]) == (422, True)

@@ -1,0 +1,100 @@
+"""Releases inside one replica: arms, switching, corruption, shadow; and what a replica must not import."""
+
+import subprocess
+import sys
+
+import pytest
+
+from raysaas.errors import CorruptBundle
+from raysaas.models import bundle
+from raysaas.serving.split import pick
+from raysaas.stores.journal import tail
+
+ROW = {"amount": 3.5, "visits": 2, "vip": True, "plan": "pro"}
+
+
+def release(app, sequence, **arms):
+    return {"sequence": sequence, "champion": {"version": 1, **app.arm}, **arms}
+
+
+@pytest.fixture
+def second(make_app):
+    """An app, and a second version of another schema."""
+    app = make_app()
+    arm = app.make_bundle(app.bundles / "2", seed=7, kinds={"amount": "number", "plan": "category"})
+    return app, {"version": 2, **arm}
+
+
+def test_arms_are_sticky_and_each_row_gets_its_own_version(second):
+    app, two = second
+    app.predictor.release(release(app, 2, challenger=two, challenger_share=0.5))
+    entities = [f"e{i}" for i in range(200)]
+    body = {"instances": [{**ROW, "amount": float(i)} for i in range(200)], "entities": entities}
+    first, again = (app.client("POST", "/predict", body).json["decisions"] for _ in range(2))
+    assert [d["arm"] for d in first] == [d["arm"] for d in again]
+    assert [d["arm"] for d in first] == [pick(0.5, "shop", "acme", e, "1:2").value for e in entities]
+    models = {"champion": bundle.load(app.arm["uri"]), "challenger": bundle.load(two["uri"])}
+    for decision, row in zip(first, body["instances"], strict=True):
+        model = models[decision["arm"]]
+        assert decision["score"] == pytest.approx(model.predict(model.encoder.rows([row], "ignore")).score[0], rel=1e-6)
+        assert decision["model_version"] == {"champion": 1, "challenger": 2}[decision["arm"]]
+    assert {d["arm"] for d in first} == {"champion", "challenger"}
+    records = tail(app.spec.storage.journal, "shop", "decisions", {})[0]
+    assert {r["id"]: r["score"] for r in records} == {d["decision_id"]: d["score"] for d in first + again}
+
+
+def test_switch_changes_who_answers_and_back(second):
+    app, two = second
+    assert app.predictor.health()["sequence"] == 1
+    app.predictor.release({"sequence": 2, "champion": two})
+    reply = app.client("POST", "/predict", {"instances": [{"amount": 1.0}]})
+    assert reply.json["decisions"][0]["model_version"] == 2
+    app.predictor.release(release(app, 3))
+    assert app.predictor.health() | {"pid": 0} == {
+        "status": "ok", "use_case": "shop", "sequence": 3, "champion": 1, "challenger": None, "problem": None, "pid": 0,
+    }  # fmt: skip
+
+
+def test_corrupt_bundle_keeps_the_old_one_and_says_so(second):
+    app, two = second
+    model = app.bundles / "2" / "model.onnx"
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptBundle, match="Version 2"):
+        app.predictor.release({"sequence": 2, "champion": two})
+    health = app.client("GET", "/health", key="").json
+    assert (health["status"], health["sequence"], health["champion"]) == ("degraded", 1, 1)
+    assert health["problem"].startswith("Release 2 was refused.")
+    assert app.client("POST", "/predict", {"instances": [ROW]}).json["decisions"][0]["model_version"] == 1
+    app.predictor.release(release(app, 3))
+    assert app.predictor.health()["status"] == "ok"
+
+
+def test_missing_bundle_is_a_corrupt_one(second):
+    app, two = second
+    with pytest.raises(CorruptBundle, match="nowhere"):
+        app.predictor.release({"sequence": 2, "champion": {**two, "uri": "/nowhere"}})
+
+
+def test_shadow_is_recorded_and_never_returned(second):
+    app, two = second
+    app.predictor.release(release(app, 2, shadow=two))
+    decisions = app.client("POST", "/predict", {"instances": [ROW] * 5}).json["decisions"]
+    assert {d["model_version"] for d in decisions} == {1}
+    app.predictor.close()
+    shadows = tail(app.spec.storage.journal, "shop", "shadows", {})[0]
+    assert [s["decision_id"] for s in shadows] == [d["decision_id"] for d in decisions]
+    assert {s["version"] for s in shadows} == {2}
+    assert shadows[0]["score"] != decisions[0]["score"]
+
+
+def test_replica_imports_no_heavy_library():
+    """``ray.serve`` itself imports pandas where it is installed; nothing of ours may."""
+    code = (
+        "import sys, raysaas.serving.door, raysaas.serving.predictor as p\n"
+        "heavy = {'ray', 'pandas', 'feast', 'mlflow', 'evidently', 'torch', 'sklearn', 'pyiceberg'} & set(sys.modules)\n"
+        "import raysaas.serving.app\n"
+        "heavy |= {'feast', 'mlflow', 'evidently', 'torch', 'sklearn', 'ray.data', 'ray.train'} & set(sys.modules)\n"
+        "print(sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,180 @@
+"""The journal: all or nothing, readable while written, shipped exactly once whoever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raysaas.errors import Unavailable
+from raysaas.settings import Storage
+from raysaas.stores.journal import Journal, ship, tail
+from raysaas.stores.tables import Tables
+
+
+def record(i, **other):
+    return {"id": f"d{i}", "use_case": "shop", "tenant": "acme", "entity": None, "inputs": {"x": 1.5, "plan": None},
+            "version": 1, "arm": "champion", "score": 0.5, "label": "Yes", "time": "2026-01-01T00:00:00+00:00"} | other  # fmt: skip
+
+
+def ids(records):
+    return [r["id"] for r in records]
+
+
+@pytest.fixture
+def tables(tmp_path):
+    return Tables(Storage(home=str(tmp_path / "var")))
+
+
+@settings(max_examples=30, deadline=None)
+@given(steps=st.lists(st.sampled_from(["append", "rotate", "tail"]), max_size=30), size=st.integers(200, 2000))
+def test_tail_sees_every_record_once_and_in_order(tmp_path_factory, steps, size):
+    root = tmp_path_factory.mktemp("journal")
+    journal = Journal(root, "shop", "decisions", segment_bytes=size)
+    num, seen, offsets = 0, [], {}
+    for step in [*steps, "tail"]:
+        if step == "append":
+            journal.append([record(num), record(num + 1)])
+            num += 2
+        elif step == "rotate":
+            journal.rotate()
+        else:
+            records, offsets = tail(root, "shop", "decisions", offsets)
+            seen += ids(records)
+    assert seen == [f"d{i}" for i in range(num)]
+
+
+def test_tail_goes_on_in_pieces_and_past_shipping(tmp_path, tables):
+    journal = Journal(tmp_path, "shop", "decisions", segment_bytes=600)
+    for i in range(10):
+        journal.append([record(i)])
+    seen, offsets = [], {}
+    while True:
+        records, offsets = tail(tmp_path, "shop", "decisions", offsets, max_bytes=500)
+        seen += ids(records)
+        if not records:
+            break
+    assert seen == [f"d{i}" for i in range(10)]
+    journal.close()
+    assert ship(tmp_path, "shop", "decisions", tables) == 10
+    assert tail(tmp_path, "shop", "decisions", offsets)[0] == []
+    assert len(tail(tmp_path, "shop", "decisions", {})[0]) == 10
+
+
+def test_segment_is_closed_by_age(tmp_path):
+    now = 0.0
+    journal = Journal(tmp_path, "shop", "decisions", segment_age_s=5, clock=lambda: now)
+    journal.append([record(0)])
+    now = 4.9
+    journal.rotate_if_due()
+    assert [p.suffix for p in (tmp_path / "shop").iterdir()] == [".open"]
+    now = 5.0
+    journal.rotate_if_due()
+    assert [p.suffix for p in (tmp_path / "shop").iterdir()] == [".jsonl"]
+
+
+def test_half_a_write_is_taken_back(tmp_path, monkeypatch):
+    journal = Journal(tmp_path, "shop", "decisions")
+    journal.append([record(0)])
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda fd, data: write(fd, data[:7]))
+        with pytest.raises(Unavailable, match="nothing was kept"):
+            journal.append([record(1)])
+    journal.append([record(2)])
+    assert ids(tail(tmp_path, "shop", "decisions", {})[0]) == ["d0", "d2"]
+
+
+def test_unwritable_folder_is_unavailable_and_heals(tmp_path):
+    blocker = tmp_path / "shop"
+    blocker.write_text("a file where the folder should be")
+    journal = Journal(tmp_path, "shop", "decisions")
+    with pytest.raises(Unavailable):
+        journal.append([record(0)])
+    blocker.unlink()
+    journal.append([record(1)])
+    assert ids(tail(tmp_path, "shop", "decisions", {})[0]) == ["d1"]
+
+
+def test_ship_takes_closed_segments_once(tmp_path, tables):
+    journal = Journal(tmp_path, "shop", "decisions")
+    journal.append([record(0), record(1)])
+    assert ship(tmp_path, "shop", "decisions", tables) == 0  # its writer lives
+    journal.rotate()
+    journal.append([record(2)])
+    assert ship(tmp_path, "shop", "decisions", tables) == 2
+    assert ship(tmp_path, "shop", "decisions", tables) == 0
+    rows = tables.read("log.decisions").to_pylist()
+    assert sorted(r["id"] for r in rows) == ["d0", "d1"]
+    assert rows[0]["inputs"] == '{"x":1.5,"plan":null}'
+    assert str(rows[0]["time"].tzinfo) == "UTC"
+    journal.close()
+
+
+def test_shipper_killed_between_commit_and_move_ships_nothing_twice(tmp_path, tables):
+    journal = Journal(tmp_path, "shop", "decisions")
+    journal.append([record(0)])
+    journal.close()
+    assert ship(tmp_path, "shop", "decisions", tables) == 1
+    folder = tmp_path / "shop"
+    (moved,) = (folder / "shipped").glob("*.jsonl")
+    moved.rename(folder / moved.name)  # as if the move had not happened
+    other = Journal(tmp_path, "shop", "decisions")
+    other.append([record(1)])
+    other.close()
+    assert ship(tmp_path, "shop", "decisions", tables) == 1
+    assert sorted(r["id"] for r in tables.read("log.decisions").to_pylist()) == ["d0", "d1"]
+    assert list(folder.glob("*.jsonl")) == []
+
+
+def test_outcomes_and_old_segments(tmp_path, tables):
+    journal = Journal(tmp_path, "shop", "outcomes")
+    journal.append([{"decision_id": "d0", "use_case": "shop", "tenant": "acme", "label": "Yes",
+                     "observed_at": "2026-01-02T02:04:05+00:00"}])  # fmt: skip
+    journal.close()
+    assert ship(tmp_path, "shop", "outcomes", tables) == 1
+    assert tables.read("log.outcomes").to_pylist()[0]["decision_id"] == "d0"
+    assert ship(tmp_path, "shop", "outcomes", tables, keep_s=-1) == 0
+    assert list((tmp_path / "shop" / "shipped").iterdir()) == []
+
+
+WRITER = """
+import sys
+from raysaas.stores.journal import Journal
+journal = Journal(sys.argv[1], "shop", "decisions", segment_bytes=5000)
+i = 0
+while True:
+    journal.append([{"id": f"{sys.argv[2]}-{i}", "inputs": {}, "version": 1, "score": 0.5, "pad": "x" * 900}])
+    print(i, flush=True)
+    i += 1
+"""
+
+
+def test_kill_9_of_writers_loses_no_acknowledged_record(tmp_path, tables):
+    answered = []
+    for round_ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(round_)], stdout=subprocess.PIPE, text=True)
+        lines = [writer.stdout.readline() for _ in range(50 + round_)]
+        writer.send_signal(signal.SIGKILL)
+        lines += writer.stdout.readlines()
+        writer.wait()
+        answered += [f"{round_}-{int(line)}" for line in lines if line.endswith("\n")]
+    ship(tmp_path, "shop", "decisions", tables)
+    assert list(Path(tmp_path, "shop").glob("*.open")) == []
+    shipped = [r["id"] for r in tables.read("log.decisions").to_pylist()]
+    assert len(shipped) == len(set(shipped))
+    assert set(answered) <= set(shipped)
+    assert len(shipped) <= len(answered) + 3  # at most the one of each writer that was cut off before its answer
+
+
+def test_append_is_fast_enough_for_the_request_path(tmp_path):
+    journal = Journal(tmp_path, "shop", "decisions")
+    started = time.perf_counter()
+    for i in range(2000):
+        journal.append([record(i)])
+    assert (time.perf_counter() - started) / 2000 < 0.0005

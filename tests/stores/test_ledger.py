@@ -1,0 +1,98 @@
+"""The SQL ledger: rules that must hold over processes are held by the database."""
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from raysaas.errors import NotFound, Unavailable
+from raysaas.records import Arm, DriftReport, OrderState, Release, Severity
+from raysaas.stores.ledger import Ledger
+
+NOW = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
+RELEASE = Release(
+    use_case="churn", sequence=1, champion=Arm(version=1, uri="a", digest="d"), actor="me", reason="why", at=NOW
+)
+REPORT = DriftReport(
+    use_case="churn", version=1, window=1, num_decisions=400, started_at=NOW, ended_at=NOW + timedelta(minutes=1),
+    decisions=("a", "z"), features={"x": 0.5}, prediction=0.1, severity=Severity.drift, cause=("x",),
+)  # fmt: skip
+
+
+@pytest.fixture
+def ledger(home: Path) -> Ledger:
+    return Ledger(f"sqlite:///{home}/ledger.db")
+
+
+def test_keys_are_kept_by_digest_with_scopes_and_expiry(ledger: Ledger) -> None:
+    ledger.add_key("digest", "acme", ["predict"], NOW)
+    (row,) = ledger.keys()
+    assert (row.digest, row.tenant, row.scopes, row.expires_at) == ("digest", "acme", ("predict",), NOW)
+
+
+def test_releases_come_back_equal_and_newest_first(ledger: Ledger) -> None:
+    second = replace(RELEASE, sequence=2, challenger=Arm(version=2, uri="b", digest="e"), challenger_share=0.05)
+    ledger.set_release(RELEASE)
+    ledger.set_release(second)
+    assert ledger.releases("churn") == [second, RELEASE]
+    assert ledger.release("churn") == second
+    assert ledger.released() == ["churn"]
+    assert ledger.release("other") is None
+
+
+def test_a_sequence_is_used_once_and_in_order(ledger: Ledger) -> None:
+    with pytest.raises(Unavailable, match="expected 1"):
+        ledger.set_release(replace(RELEASE, sequence=2))
+    ledger.set_release(RELEASE)
+    with pytest.raises(Unavailable, match="expected 2"):
+        ledger.set_release(RELEASE)
+
+
+def test_of_many_writers_one_wins_each_sequence(ledger: Ledger) -> None:
+    won: list[str] = []
+
+    def release(actor: str) -> None:
+        try:
+            ledger.set_release(replace(RELEASE, actor=actor))
+        except Unavailable:
+            return
+        won.append(actor)
+
+    threads = [threading.Thread(target=release, args=(f"writer-{i}",)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [r.actor for r in ledger.releases("churn")] == won
+    assert len(won) == 1
+
+
+def test_a_drift_window_is_recorded_once(ledger: Ledger) -> None:
+    assert ledger.add_drift(REPORT)
+    assert not ledger.add_drift(replace(REPORT, prediction=9.9))
+    assert ledger.drift("churn") == [REPORT]
+
+
+def test_one_retrain_order_is_open_at_a_time(ledger: Ledger) -> None:
+    order = ledger.open_order("churn", "drift", {"psi": 0.5}, NOW)
+    assert order is not None
+    assert ledger.open_order("churn", "again", {}, NOW) is None
+    assert ledger.open_order("other", "drift", {}, NOW) is not None
+    assert ledger.start_order(order.id)
+    assert not ledger.start_order(order.id)
+    assert ledger.open_order("churn", "still running", {}, NOW) is None
+    ledger.close_order(order.id, OrderState.done, "version 2", NOW)
+    closed = ledger.order(order.id)
+    assert (closed.state, closed.result, closed.closed_at, closed.evidence) == (OrderState.done, "version 2", NOW, {"psi": 0.5})
+    assert ledger.open_order("churn", "next", {}, NOW) is not None
+    with pytest.raises(NotFound):
+        ledger.order(99)
+
+
+def test_actor_state_survives_a_new_connection(ledger: Ledger, home: Path) -> None:
+    assert ledger.get_state("drift/churn") is None
+    ledger.set_state("drift/churn", {"offsets": {"a": 1}})
+    ledger.set_state("drift/churn", {"offsets": {"a": 2}})
+    assert Ledger(f"sqlite:///{home}/ledger.db").get_state("drift/churn") == {"offsets": {"a": 2}}
