@@ -13,8 +13,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -73,7 +74,7 @@ def typed(cfg: DictConfig) -> Settings:
         merged = OmegaConf.merge(OmegaConf.structured(Settings), cfg)
         settings = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
-        raise ConfigError(_unknown_key(error, cfg)) from error
+        raise ConfigError(_unknown_key(str(error.full_key))) from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {(error.msg or 'is wrong').splitlines()[0]}.") from error
     if not isinstance(settings, Settings):
@@ -81,11 +82,17 @@ def typed(cfg: DictConfig) -> Settings:
     return settings
 
 
-def _unknown_key(error: ConfigKeyError, cfg: DictConfig) -> str:
-    parent, _, key = str(error.full_key).rpartition(".")
-    schema = OmegaConf.structured(Settings)
-    known = [str(k) for k in (OmegaConf.select(schema, parent) if parent else schema) or {}]
-    return f"There is no setting {error.full_key!r}{_nearest(key, known, parent)}"
+def _unknown_key(path: str) -> str:
+    """One sentence on a dotted path that does not exist, naming the nearest key where it leaves the known ones."""
+    kind: Any = Settings
+    walked: list[str] = []
+    for key in path.split("."):
+        fields = get_type_hints(kind) if is_dataclass(kind) else {}
+        if fields and key not in fields:
+            return f"There is no setting {path!r}{_nearest(key, list(fields), '.'.join(walked))}"
+        kind = fields[key] if fields else (get_args(kind) or (None,))[-1]
+        walked.append(key)
+    return f"There is no setting {path!r}."
 
 
 def _nearest(key: str, known: list[str], parent: str = "") -> str:
@@ -102,11 +109,7 @@ def _explained(error: HydraException, overrides: list[str]) -> ConfigError:
         names = sorted({path.stem for folder in conf_dirs() for path in (folder / group).glob("*.yaml")})
         return ConfigError(f"There is no {group} named {choice!r}{_nearest(choice, names)}")
     if match := re.search(r"Could not override '([^']+)'", text):
-        parent, _, key = match.group(1).rpartition(".")
-        schema = OmegaConf.structured(Settings)
-        node = OmegaConf.select(schema, parent) if parent else schema
-        known = [str(k) for k in node] if isinstance(node, DictConfig) else []
-        return ConfigError(f"There is no setting {match.group(1)!r}{_nearest(key, known, parent)}")
+        return ConfigError(_unknown_key(match.group(1)))
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return ConfigError(f"The command line {' '.join(overrides)!r} cannot be read: {first}.")
 

@@ -94,7 +94,7 @@ def test_a_set_is_rebuilt_as_it_was_known_also_after_a_backfill(typed: tuple[Set
 
 
 def test_columns_that_say_nothing_are_dropped_with_a_warning(tmp_path: Path) -> None:
-    rows = [{**row, "number": None if n else None, "category": "same"} for n, row in enumerate(typed_rows())]
+    rows = [{**row, "number": None, "category": "same"} for row in typed_rows()]
     table = raw(rows)
     table = table.set_column(table.column_names.index("number"), "number", pa.nulls(60, pa.float64()))
     settings, tables = world(tmp_path / "var", typed_case(), log=table)
@@ -119,6 +119,13 @@ def test_online_rows_are_those_of_get_online_features(typed: tuple[Settings, Tab
     assert online["integer"][-1] is None
 
 
+def through_numpy(value: Any) -> Any:
+    """What Feast's own conversion leaves of a value: no NaN, and integers as floats where a column has nulls."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return None if same(value, math.nan) else value
+
+
 def test_feasts_own_materialize_through_the_plug_ins_writes_the_same_rows(typed: tuple[Settings, Tables]) -> None:
     settings, tables = typed
     materialize(settings, tables, NOW)
@@ -132,7 +139,9 @@ def test_feasts_own_materialize_through_the_plug_ins_writes_the_same_rows(typed:
     for left, right in zip(ours, theirs, strict=True):
         assert left is not None
         assert right is not None
-        assert all(same(right[1].get(name), value) for name, value in left[1].items() if not same(value, math.nan))
+        assert {name: through_numpy(value) for name, value in left[1].items()} == {
+            name: through_numpy(value) for name, value in right[1].items()
+        }
 
 
 def test_an_older_row_written_through_feast_changes_nothing(typed: tuple[Settings, Tables]) -> None:

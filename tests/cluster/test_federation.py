@@ -8,15 +8,17 @@ import threading
 import time
 from pathlib import Path
 
-import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from raysaas.errors import Unavailable
+from raysaas.federation import job
 from raysaas.federation import run as federated
 from raysaas.federation.credentials import Credentials
 from raysaas.federation.superlink import Federation, Process, free_ports
 from raysaas.models import bundle
+from raysaas.models.encode import Encoder
 from raysaas.records import Family, Task
 from raysaas.settings import Examples, Federated, Model, Settings, Source, Storage, UseCase
 from raysaas_edge import rows
@@ -38,9 +40,20 @@ def _settings(home: Path, **changed: object) -> Settings:
     )  # fmt: skip
 
 
-def _auc(model: bundle.Bundle, test: pa.Table) -> dict[str, float]:
-    answer = model.predict(rows.columns(test, rows.kinds_of(model.encoder)))
-    return {"auc": float(roc_auc_score([label == "Yes" for label in test["label"].to_pylist()], answer.score))}
+KINDS = {"usage": "number", "plan": "category", "seats": "integer", "trial": "boolean"}
+
+
+def _federate(settings: Settings, num_rows: int, out: Path) -> federated.FederatedCandidate:
+    table = toys.training_table(num_rows)
+    test = table.filter(pc.equal(table["split"], "test"))
+    train = rows.columns(table.filter(pc.equal(table["split"], "train")), KINDS)
+
+    def auc(path: Path) -> dict[str, float]:
+        scores = bundle.load(path).predict(rows.columns(test, KINDS)).score
+        return {"auc": float(roc_auc_score([label == "Yes" for label in test["label"].to_pylist()], scores))}
+
+    problem = job.Problem(encoder=Encoder.fit(train, KINDS), labels=["No", "Yes"])
+    return federated.federate(settings, table, out, problem=problem, measure=auc, baseline={"auc": 0.5})
 
 
 def _flower_processes() -> set[int]:
@@ -55,14 +68,13 @@ def _flower_processes() -> set[int]:
 
 def test_three_rounds_over_two_sites_learn_and_leave_nothing_behind(tmp_path: Path) -> None:
     before = _flower_processes()
-    table = toys.training_table(4000)
-    found = federated.federate(_settings(tmp_path), table, None, tmp_path / "out", measure=_auc)
+    found = _federate(_settings(tmp_path), 4000, tmp_path)
     assert found.family is Family.federated
     assert found.metrics["auc"] > 0.8
     assert [entry["used"] for entry in found.rounds] == [2, 2, 2]
     assert found.rounds[-1]["valid_loss"] < found.rounds[0]["valid_loss"]
-    assert sum(found.sites.values()) == found.num_rows == sum(found.rounds[0]["num_examples"])
-    assert bundle.load(tmp_path / "out", found.digest).manifest["meta"]["partition_by"] == "tenant"
+    assert sum(found.sites.values()) == sum(found.rounds[0]["num_examples"])
+    assert bundle.load(found.path, found.digest).manifest["meta"]["partition_by"] == "tenant"
     assert set(found.timings) == {"prepare", "start", "submit", "server_app", "rounds", "stop", "save"}
     assert _flower_processes() <= before
     assert "https" in (tmp_path / "logs" / "federation" / "toy" / "superlink.log").read_text()
@@ -91,19 +103,19 @@ def _kill_a_site(name: str, delay_s: float) -> threading.Event:
 def test_a_dead_site_of_two_fails_the_run_and_stops_the_rest(tmp_path: Path) -> None:
     before, killed = _flower_processes(), _kill_a_site("site-0", delay_s=1.0)
     with pytest.raises(Unavailable, match="1 of 2 SuperNodes died"):
-        federated.federate(_settings(tmp_path), toys.training_table(600), None, tmp_path / "out")
+        _federate(_settings(tmp_path), 600, tmp_path)
     assert killed.is_set()
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "federated").exists()
     assert _flower_processes() <= before
 
 
 def test_of_three_sites_one_may_die_and_the_rest_go_on(tmp_path: Path) -> None:
-    killed = _kill_a_site("site-2", delay_s=6.0)
+    killed = _kill_a_site("site-2", delay_s=8.0)
     settings = _settings(tmp_path, num_nodes=3, rounds=2)
-    found = federated.federate(settings, toys.training_table(600), None, tmp_path / "out")
+    found = _federate(settings, 600, tmp_path)
     assert killed.is_set()
     assert found.rounds[-1]["used"] == 2
-    assert bundle.load(tmp_path / "out").digest == found.digest
+    assert bundle.load(found.path).digest == found.digest
 
 
 def test_a_node_with_an_unregistered_key_is_turned_away(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 
 from raysaas.errors import CorruptBundle, NotFound, Unavailable
@@ -69,7 +70,7 @@ def served(platform, tmp_path_factory):
 
     app = {"name": NAME, "route_prefix": f"/{NAME}", "import_path": IMPORT, "args": spec.to_dict(),
            "deployments": [{"name": DEPLOYMENT, "user_config": config(1, 1)}]}  # fmt: skip
-    deployments.apply(app)
+    deployments.apply(app, timeout_s=60)
     sequence = iter(range(2, 1000))
     yield SimpleNamespace(
         url=f"{platform.head.url}/{NAME}", keys=keys, deployments=deployments, storage=storage, arms=arms, app=app,
@@ -81,7 +82,9 @@ def served(platform, tmp_path_factory):
 
 @pytest.fixture
 def client(served):
-    with httpx.Client(base_url=served.url, headers={"Authorization": f"Bearer {served.keys['acme']}"}, timeout=30) as http:
+    with httpx.Client(
+        base_url=served.url, headers={"Authorization": f"Bearer {served.keys['acme']}"}, timeout=30
+    ) as http:
         yield http
 
 
@@ -122,14 +125,15 @@ def test_every_refusal_is_a_problem_document(served, client, change, status):
     assert reply.json()["type"].startswith("https://raysaas.dev/problems/")
 
 
-def test_a_replica_reached_directly_asks_for_the_key_too(served):
-    details = served.deployments.details()
-    ports = {t["port"] for g in details["target_groups"] if g["app_name"] == NAME for t in g["targets"]}
-    if not ports:
-        pytest.skip("replicas have no port of their own: HAProxy is off")
-    for port in ports:
-        reply = httpx.post(f"http://127.0.0.1:{port}/{NAME}/predict", json={"instances": [ROW]})
-        assert reply.status_code in (401, 404)  # 404: the port is the gRPC one
+def test_a_replica_reached_directly_asks_for_the_key_too(served, client):
+    replicas = [psutil.Process(h["pid"]) for h in served.deployments.health(NAME)]
+    listening = {c.laddr.port for p in replicas for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    doors = listening & set(range(30_000, 31_001))
+    assert len(doors) == 2, listening
+    for port in doors:
+        url = f"http://127.0.0.1:{port}/{NAME}/predict"
+        assert httpx.post(url, json={"instances": [ROW]}).status_code == 401
+        assert httpx.post(url, json={"instances": [ROW]}, headers=client.headers).status_code == 200
 
 
 def test_documentation_works_behind_the_prefix(served, client):

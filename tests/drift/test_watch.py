@@ -227,3 +227,16 @@ def test_no_release_is_no_work(shop: Shop) -> None:
     assert watch.poll() == []
     shop.release(shop.arms[0])
     assert len(watch.poll()) == 5
+
+
+def test_promoted_challenger_starts_anew(shop: Shop) -> None:
+    shop.release(shop.arms[0], challenger=shop.arms[1])
+    watch = shop.watch(window=100, consecutive=2)
+    shop.decide(rows(150, seed=1, shift=15), version=2)
+    assert [(report.version, report.severity) for report in watch.poll()] == [(2, Severity.drift)]
+    assert shop.orders == [], "a challenger's drift orders nothing"
+    shop.release(shop.arms[1])
+    watch.poll()
+    ids = shop.decide(rows(100, seed=2, shift=15), version=2)
+    assert [report.decisions for report in watch.poll()] == [(ids[0], ids[-1])]
+    assert isinstance(watch.last_action, Alert)

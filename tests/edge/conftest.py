@@ -44,3 +44,16 @@ def toy_bundle(tmp_path_factory: pytest.TempPathFactory, make_bundle: Callable[.
     out = tmp_path_factory.mktemp("bundle") / "toy"
     make_bundle(out)
     return out
+
+
+@pytest.fixture
+def site(tmp_path: Path, toy_bundle: Path) -> Callable[..., Path]:
+    """Write edge.yaml with extra lines."""
+
+    def write(*lines: str) -> Path:
+        path = tmp_path / "edge.yaml"
+        base = ["site: store-17", "use_case: churn", "home: home", f"bundle: {toy_bundle}"]
+        path.write_text("\n".join([*base, *lines]) + "\n")
+        return path
+
+    return write

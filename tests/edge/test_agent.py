@@ -1,4 +1,4 @@
-"""The command line of a site, and its config."""
+"""The command line of a site."""
 
 import json
 from collections.abc import Callable
@@ -7,22 +7,7 @@ from typing import Any
 
 import pytest
 
-from raysaas.errors import ConfigError
-from raysaas_edge import config
 from raysaas_edge.agent import main
-
-
-@pytest.fixture
-def site(tmp_path: Path, toy_bundle: Path) -> Callable[..., Path]:
-    """Write edge.yaml with extra lines."""
-
-    def write(*lines: str) -> Path:
-        path = tmp_path / "edge.yaml"
-        base = ["site: store-17", "use_case: churn", "home: home", f"bundle: {toy_bundle}"]
-        path.write_text("\n".join([*base, *lines]) + "\n")
-        return path
-
-    return write
 
 
 def _said(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -79,28 +64,3 @@ def test_a_cluster_out_of_reach_is_exit_75_and_loses_nothing(
     assert main(["outcome", "--config", path, str(tmp_path / "outcomes.jsonl")]) == 0
     assert main(["send", "--config", path]) == 75
     assert "1 stay queued" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("pol_s: 3", "did you mean poll_s"),
-        ("poll_s: -1", "poll_s=-1"),
-        ("max_rows: many", "max_rows='many'"),
-        ("extra_fields: drop", "refuse or ignore"),
-        ("supernode: {superlink: 'x:1'}", "root_certificates"),
-        ("supernode: {superlnk: 'x:1'}", "did you mean supernode.superlink"),
-        ("supernode: yes", "supernode"),
-    ],
-)
-def test_a_wrong_config_names_the_key(site: Callable[..., Path], line: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        config.read(site(line))
-
-
-def test_what_is_required_is_listed(tmp_path: Path) -> None:
-    (tmp_path / "edge.yaml").write_text("site: a\n")
-    with pytest.raises(ConfigError, match="use_case, home, bundle"):
-        config.read(tmp_path / "edge.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        config.read(tmp_path / "none.yaml")

@@ -13,17 +13,19 @@ from raysaas.ingest.casts import NULLS, cast, day_first
 from raysaas.settings import ColumnType
 
 WORDS = ["", " ", "NA", "nan", "NULL", "abc", "inf", "-Infinity", "1e999", "+3", ".5", "5.", "1_000", "1,000", "0x10",
-         "12.0", "12.7", "1e5", "-0", "9223372036854775808", "yes", "No", "TRUE", "f", " 7 ", "٣", "--1", "1e", "."]  # fmt: skip
-values = st.lists(st.one_of(st.sampled_from(WORDS), st.floats().map(str), st.integers().map(str), st.text(max_size=6)))
+         "12.0", "12.7", "1e5", "-0", "9223372036854775808", "yes", "No", "f",
+         "TRUE", " 7 ", "٣", "--1", "1e", "."]  # fmt: skip
+value = st.one_of(st.sampled_from(WORDS), st.floats().map(str), st.integers().map(str), st.text(max_size=6))
+values = st.lists(value)
 
 
-def _number(text: str) -> float | None | str:
+def _number(text: str) -> float | str | None:
     if not re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text, re.ASCII):
         return "infinite" if re.fullmatch(r"[+-]?inf(inity)?", text, re.IGNORECASE | re.ASCII) else "bad"
     return float(text) if math.isfinite(float(text)) else "infinite"
 
 
-def _integer(text: str) -> int | None | str:
+def _integer(text: str) -> int | str | None:
     if not re.fullmatch(r"[+-]?\d+(\.0*)?", text, re.ASCII):
         return "bad"
     number = int(text.split(".")[0])
@@ -56,10 +58,9 @@ def test_every_value_is_read_as_the_oracle_reads_it(kind: ColumnType, column: li
 
 @pytest.mark.parametrize("kind", [ColumnType.number, ColumnType.integer, ColumnType.time])
 @settings(deadline=None, max_examples=60)
-@given(column=values)
-def test_one_odd_value_does_not_change_how_its_neighbours_are_read(kind: ColumnType, column: list[str]) -> None:
-    for value in column:
-        assert _told([value], kind)[0] == _told([value, "odd"], kind)[0]
+@given(value=value)
+def test_one_odd_value_does_not_change_how_its_neighbour_is_read(kind: ColumnType, value: str) -> None:
+    assert _told([value], kind)[0] == _told([value, "odd"], kind)[0]
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,13 @@ SOURCE = Source(
     },
     unique=["key"], time_order=True,
 )  # fmt: skip
-days = st.sampled_from(["2025-05-01", "2025-05-02", "2025-05-03", "2025-06-02", "2025-06-03", "never", ""])
+days = st.sampled_from(["2025-05-01", "2025-05-01", "2025-05-02", "2025-06-02", "2025-06-03", "never", ""])
 rows_of_text = st.lists(
     st.fixed_dictionaries({
-        "User Id": st.sampled_from(["a", "b", ""]), "at": days,
-        "amount": st.sampled_from(["1", "100", "-1", "101", "inf", "x", "NA"]),
-        "plan": st.sampled_from(["free", "pro", "gold", "n/a"]), "key": st.sampled_from(["1", "2", "3", "z", ""]),
+        "User Id": st.sampled_from(["a", "a", "b", "b", ""]), "at": days,
+        "amount": st.sampled_from(["0", "1", "50", "100", "NA", "2", "-1", "101", "inf", "x"]),
+        "plan": st.sampled_from(["free", "pro", "free", "pro", "free", "gold", "n/a"]),
+        "key": st.sampled_from(["1", "2", "3", "4", "5", "6", "z", "", ""]),
     }),
     max_size=30,
 )  # fmt: skip
@@ -85,6 +86,16 @@ def test_check_agrees_with_looking_at_each_row(rows: list[dict[str, str]]) -> No
     assert done.accepted["entity"].to_pylist() == [rows[number - 1]["User Id"] for number in accepted]
 
 
+def test_limits_are_inside() -> None:
+    names = ("User Id", "at", "amount", "plan", "key")
+    rows = [
+        ("a", "2025-06-02", "0", "free", "1"), ("a", "2025-06-02", "100", "free", "2"),
+        ("b", "2025-06-02", "1", "pro", ""),
+    ]  # fmt: skip
+    table = pa.table({name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
+    assert check(table, SOURCE, now=NOW).refused.to_pylist() == []
+
+
 def _table(**columns: list[Any]) -> pa.Table:
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
@@ -132,7 +143,7 @@ def test_a_null_spelling_that_is_an_allowed_value_stays_a_value() -> None:
 
 
 def test_a_required_column_that_is_missing_names_the_nearest_one() -> None:
-    with pytest.raises(InputError, match="'amount'.*nearest one is 'Amounts'"):
+    with pytest.raises(InputError, match=r"'amount'.*nearest one is 'Amounts'"):
         check(_table(Amounts=["1"]), Source(columns={"amount": Column(required=True)}), now=NOW)
 
 

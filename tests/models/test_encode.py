@@ -62,8 +62,9 @@ def test_a_row_is_encoded_the_same_alone_and_in_any_batch(train: dict, times: in
         assert np.array_equal(alone[0], batch[row])
 
 
-def test_numbers_keep_their_order_and_the_median_lands_in_the_middle() -> None:
-    values = np.random.default_rng(0).lognormal(size=2000)
+@pytest.mark.parametrize("draw", ["lognormal", "standard_cauchy"])
+def test_numbers_keep_their_order_and_the_median_lands_in_the_middle(draw: str) -> None:
+    values = getattr(np.random.default_rng(0), draw)(size=2000)
     encoder = Encoder.fit({"x": values}, {"x": "number"})
     score, tail = encoder.dense({"x": np.sort(values)}).T
     assert (np.diff(score) >= 0).all()

@@ -74,6 +74,16 @@ def test_wrong_values_name_row_and_field(value: object, field: str) -> None:
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"age": math.nan}, {"age": math.inf}, {"visits": 0.5}, {"paid": 2}, {"age": 10**400}]
+)
+def test_wrong_numbers_are_found_where_all_fields_are_numbers(wrong: dict) -> None:
+    good = {"age": 1.5, "visits": 3, "paid": 1}
+    assert ENCODER.rows([good, {**good, "age": None}])["paid"].tolist() == [1.0, 1.0]
+    with pytest.raises(InputError, match=f"Instance 1, field '{next(iter(wrong))}' is .* expected"):
+        ENCODER.rows([{**good, "age": None}, {**good, **wrong}])
+
+
 def test_null_and_absent_fields_are_missing() -> None:
     rows = ENCODER.rows([one(age=None, plan=None, paid=None), one(), one(age=2)])
     assert np.isnan(rows["age"]).tolist() == [True, True, False]

@@ -36,7 +36,9 @@ def columns(num: int = 200) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def make_bundle(out: Path, task: Task = Task.binary, seed: int = 0, kinds: dict[str, str] | None = None) -> dict[str, Any]:
+def make_bundle(
+    out: Path, task: Task = Task.binary, seed: int = 0, kinds: dict[str, str] | None = None
+) -> dict[str, Any]:
     """A small real network; returns its arm of a release (without the version)."""
     data, kinds = columns(), kinds or KINDS
     encoder = Encoder.fit(data, kinds, {"amount": "Amount (EUR)"})
@@ -99,7 +101,9 @@ class Client:
 def make_app(tmp_path: Path) -> Callable[..., SimpleNamespace]:
     """Build a replica in process: ``make_app(task=..., serve={...}, views=(...))``."""
 
-    def make(task: Task = Task.binary, serve: dict[str, Any] | None = None, views: tuple[str, ...] = ()) -> SimpleNamespace:
+    def make(
+        task: Task = Task.binary, serve: dict[str, Any] | None = None, views: tuple[str, ...] = ()
+    ) -> SimpleNamespace:
         storage = Storage(home=str(tmp_path / "var"))
         ledger = Ledger(str(storage.ledger_url))
         keys = {}

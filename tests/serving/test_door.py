@@ -55,7 +55,8 @@ def test_answer_has_the_shape_of_its_task(make_app, task):
     [
         (b"", 400, "JSON"), (b"{", 400, "JSON"), (b'{"instances": [{"amount": NaN}]}', 400, "JSON"),
         (b'{"instances": [{"amount": 1e400}]}', 400, "JSON"), (b"[1]", 422, "object"), ({}, 422, "instances"),
-        ({"instances": {}}, 422, "instances"), ({"instances": []}, 422, "1 to"), ({"instances": [1]}, 422, "instances[0]"),
+        ({"instances": {}}, 422, "instances"), ({"instances": []}, 422, "1 to"),
+        ({"instances": [1]}, 422, "instances[0]"),
         ({"instances": [ROW], "arm": "challenger"}, 422, "arm"), ({"instances": [{"amuont": 1}]}, 422, "amuont"),
         ({"instances": [ROW, {"amount": "x"}]}, 422, "amount"), ({"instances": [{"visits": 1.5}]}, 422, "visits"),
         ({"instances": [{"amount": True}]}, 422, "amount"), ({"instances": [{"plan": 3}]}, 422, "plan"),
@@ -188,7 +189,8 @@ def test_feedback_is_journaled_in_the_models_words(make_app):
 @pytest.mark.parametrize(
     ("outcome", "named"),
     [
-        ({"label": True}, "decision_id"), ({"decision_id": "d"}, "label"), ({"decision_id": "d", "label": "maybe"}, "maybe"),
+        ({"label": True}, "decision_id"), ({"decision_id": "d"}, "label"),
+        ({"decision_id": "d", "label": "maybe"}, "maybe"),
         ({"decision_id": "d", "label": "Yes", "observed_at": "soon"}, "observed_at"),
         ({"decision_id": "d", "label": "Yes", "when": 1}, "when"), ({"decision_id": 4, "label": "Yes"}, "decision_id"),
         ({"decision_id": "d", "label": "Yes", "observed_at": 5}, "observed_at"), (7, "outcomes[0]"),
@@ -243,7 +245,9 @@ def test_open_inference_protocol(make_app):
     described = app.client("GET", "/v2/models/shop").json
     assert {i["name"]: i["datatype"] for i in described["inputs"]} == {
         "amount": "FP64", "visits": "INT64", "vip": "BOOL", "plan": "BYTES"}  # fmt: skip
-    tensors = [{"name": name, "shape": [2, 1], "datatype": "FP64", "data": [value, value]} for name, value in ROW.items()]
+    tensors = [
+        {"name": name, "shape": [2, 1], "datatype": "FP64", "data": [value, value]} for name, value in ROW.items()
+    ]
     reply = app.client("POST", "/v2/models/shop/infer", {"id": "q1", "inputs": tensors}).json
     outputs = {o["name"]: o["data"] for o in reply["outputs"]}
     assert reply["id"] == "q1"

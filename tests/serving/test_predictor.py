@@ -36,7 +36,8 @@ def test_arms_are_sticky_and_each_row_gets_its_own_version(second):
     models = {"champion": bundle.load(app.arm["uri"]), "challenger": bundle.load(two["uri"])}
     for decision, row in zip(first, body["instances"], strict=True):
         model = models[decision["arm"]]
-        assert decision["score"] == pytest.approx(model.predict(model.encoder.rows([row], "ignore")).score[0], rel=1e-6)
+        alone = model.predict(model.encoder.rows([row], "ignore")).score[0]
+        assert decision["score"] == pytest.approx(alone, rel=1e-6)
         assert decision["model_version"] == {"champion": 1, "challenger": 2}[decision["arm"]]
     assert {d["arm"] for d in first} == {"champion", "challenger"}
     records = tail(app.spec.storage.journal, "shop", "decisions", {})[0]

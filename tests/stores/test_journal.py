@@ -17,9 +17,11 @@ from raysaas.stores.journal import Journal, ship, tail
 from raysaas.stores.tables import Tables
 
 
-def record(i, **other):
-    return {"id": f"d{i}", "use_case": "shop", "tenant": "acme", "entity": None, "inputs": {"x": 1.5, "plan": None},
-            "version": 1, "arm": "champion", "score": 0.5, "label": "Yes", "time": "2026-01-01T00:00:00+00:00"} | other  # fmt: skip
+def record(i):
+    return {
+        "id": f"d{i}", "use_case": "shop", "tenant": "acme", "entity": None, "inputs": {"x": 1.5, "plan": None},
+        "version": 1, "arm": "champion", "score": 0.5, "label": "Yes", "time": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
 
 
 def ids(records):
@@ -158,7 +160,9 @@ while True:
 def test_kill_9_of_writers_loses_no_acknowledged_record(tmp_path, tables):
     answered = []
     for round_ in range(3):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(round_)], stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(round_)], stdout=subprocess.PIPE, text=True
+        )
         lines = [writer.stdout.readline() for _ in range(50 + round_)]
         writer.send_signal(signal.SIGKILL)
         lines += writer.stdout.readlines()

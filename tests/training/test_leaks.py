@@ -50,6 +50,7 @@ def test_multiclass_leaks() -> None:
 def test_regression_leaks_on_any_scale_but_not_last_hours_value() -> None:
     y = np.exp(np.cumsum(RNG.normal(size=6000)) * 0.05 + RNG.normal(size=6000) * 0.3)
     columns = {"scaled": y * 1.2 + 3, "log": np.log(y), "negative": -(y**3), "lag": np.roll(y, 1)}
+    columns["estimate"] = y * np.exp(RNG.normal(size=6000) * 0.05)
     found = leaks(columns, dict.fromkeys(columns, "number"), y, Task.regression)
     assert {leak.feature for leak in found} == {"scaled", "log", "negative"}
 

@@ -102,9 +102,14 @@ class SuperNodeProcess:
         self._agent = agent
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
     def keep(self) -> None:
         """Refresh the rows and see that the SuperNode runs."""
-        if self._agent.export() == 0 or (self._process is not None and self._process.poll() is None):
+        if self._agent.export() == 0 or self.pid is not None:
             return
         home = self._agent.config.home / "flower"
         home.mkdir(mode=0o700, exist_ok=True)
@@ -151,7 +156,7 @@ class SuperNodeProcess:
 
     def stop(self) -> None:
         """Stop it and everything it started."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None or self.pid is None:
             return
         os.killpg(self._process.pid, signal.SIGTERM)
         try:

@@ -18,7 +18,8 @@ LABEL = "label"
 def columns(table: pa.Table, kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
     """The named columns as the encoder takes them: float64 with NaN, or objects of str and None for categories.
 
-    A column that the site does not have is all missing: sites may know less than the cluster.
+    Infinities count as missing, as in training. So does a column that the site does not have: sites may know less than
+    the cluster.
     """
     return {name: _column(table, name, kind) for name, kind in kinds.items()}
 
@@ -30,7 +31,8 @@ def _column(table: pa.Table, name: str, kind: str) -> np.ndarray:
     values = table.column(name)
     if category:
         return np.asarray(pc.cast(values, pa.string()).to_pylist(), dtype=object)
-    return np.asarray(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
+    numbers = np.asarray(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def kinds_of(encoder: Encoder) -> dict[str, str]:

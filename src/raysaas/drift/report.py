@@ -42,7 +42,7 @@ def report_path(home: str | Path, use_case: str, version: int, window: int) -> P
 
 
 def render(settings: Settings, ledger: Ledger) -> str | None:
-    """Write the page of the newest drifted window (else of the newest) that has none yet; its path, or None without one.
+    """Write the page of the newest drifted window, else of the newest, unless it is there; its path, or None.
 
     The reference is the training set of the version that answered in that window.
     """
@@ -172,10 +172,12 @@ def _write(reference: Path, current: Path, out: Path, title: str) -> None:
     sides = [Dataset.from_pandas(table.to_pandas(), data_definition=shape) for table in (new, old)]
     page = Report([DataDriftPreset(method="psi", threshold=0.2)], metadata={"title": title}).run(*sides)
     draft = out.with_suffix(f".{os.getpid()}.tmp")
-    page.save_html(str(draft))
-    text = draft.read_text()
-    draft.write_text(_titled(text, title))
-    draft.rename(out)
+    try:
+        page.save_html(str(draft))
+        draft.write_text(_titled(draft.read_text(), title))
+        draft.rename(out)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _titled(page: str, title: str) -> str:

@@ -157,6 +157,7 @@ def _learnable(table: pa.Table) -> tuple[pa.Table, list[str]]:
 def _write_online(
     settings: Settings, tables: Tables, repo: FeatureRepo, store: "FeatureStore", entities: pa.Table, at: datetime
 ) -> int:
+    # Straight from Arrow: Feast's own way goes through numpy, which rounds integers beside nulls and loses NaN.
     online = OnlineStore(str(settings.storage.online_path))
     for view in repo.views():
         source = view.batch_source

@@ -54,7 +54,8 @@ class IcebergRetrievalJob(RetrievalJob):
         self._full, self._on_demand = full_feature_names, on_demand or []
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        return self._retrieve()
+        # One chunk: Feast's materialisation writes only the first batch of a table.
+        return self._retrieve().combine_chunks()
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._retrieve().to_pandas()

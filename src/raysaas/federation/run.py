@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from raysaas.errors import InputError, Unavailable
 from raysaas.federation import job, sites
 from raysaas.federation.superlink import CONNECTION, Federation
-from raysaas.models import bundle
 from raysaas.records import Family
 from raysaas.settings import Settings
 from raysaas_edge.plan import Plan
@@ -27,7 +26,7 @@ _LOOK_S = 30.0
 
 log = logging.getLogger(__name__)
 
-Measure = Callable[[bundle.Bundle, pa.Table], Mapping[str, float]]
+Measure = Callable[[Path], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +37,13 @@ class FederatedCandidate:
     since the ServerApp started. ``timings`` are seconds by phase. ``sites`` counts training rows by site.
     """
 
+    family: Family = Family.federated
     path: Path
     digest: str
+    metrics: Mapping[str, float]
+    baseline: Mapping[str, float]
     num_rows: int
     seconds: float
-    family: Family = Family.federated
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    baseline: Mapping[str, float] = field(default_factory=dict)
     rounds: tuple[Mapping[str, Any], ...] = ()
     sites: Mapping[str, int] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
@@ -52,44 +51,49 @@ class FederatedCandidate:
 
 
 def federate(
-    settings: Settings, table: pa.Table, encoder_bundle_path: Path | None, out: Path, *, measure: Measure | None = None
+    settings: Settings,
+    table: pa.Table,
+    out: Path,
+    *,
+    problem: job.Problem,
+    measure: Measure,
+    baseline: Mapping[str, float],
 ) -> FederatedCandidate:
-    """Train the network by FedAvg over ``settings.federated.num_nodes`` sites and save it as a bundle in ``out``.
+    """Train the network by FedAvg over ``settings.federated.num_nodes`` sites and save it as a bundle under ``out``.
 
-    ``table`` is a training set; its ``train`` rows are shared out and never leave their site. With a bundle, its
-    encoder, labels and (where shapes agree) weights are the start. ``measure`` gives the metrics of bundle and ``test``
-    rows.
-    Raises InputError when rows are missing, Unavailable when Flower's processes fail or time out.
+    ``table`` is a training set; its ``train`` rows are shared out and never leave their site. ``measure`` gives a
+    bundle folder's metrics on the held-back rows, ``baseline`` are the ones to beat. Raises InputError when rows are
+    missing, Unavailable when Flower's processes fail or time out.
     """
-    started = time.monotonic()
-    parts = {name: table.filter(pc.equal(table.column("split"), name)) for name in ("train", "valid", "test")}
-    for name in ("train", "valid"):
-        if parts[name].num_rows == 0:
-            raise InputError(f"The training set has no `{name}` rows: widen the use case's data or its split.")
-    chosen = sites.partition(parts["train"], settings.federated.num_nodes, settings.federated.partition_by)
+    started, path = time.monotonic(), out / "federated"
+    train, valid = _part(table, "train"), _part(table, "valid")
+    chosen = sites.partition(train, settings.federated.num_nodes, settings.federated.partition_by)
     if chosen.warning:
         log.warning("%s", chosen.warning)
     with _private_folder() as home:
-        plan = job.prepare(settings, parts, encoder_bundle_path, home / "server")
-        rows = sites.write(parts["train"], chosen.site, home / "sites")
+        plan = job.prepare(settings, problem, valid, home / "server")
+        rows = sites.write(train, chosen.site, home / "sites")
         prepared = time.monotonic()
         history = _train(settings, plan, rows, home)
         trained = time.monotonic()
-        digest = job.save(plan, parts, home / "server", out, meta={"sites": len(rows), "partition_by": chosen.by})
-    loaded = bundle.load(out, digest)
-    metrics = dict(measure(loaded, parts["test"])) if measure else {}
+        meta = {"sites": len(rows), "partition_by": chosen.by}
+        digest = job.save(plan, train, valid, home / "server", path, meta=meta)
+    metrics = measure(path)
     ended = time.monotonic()
+    timings = {"prepare": prepared - started, **history["timings"], "save": ended - trained}
     return FederatedCandidate(
-        path=out,
-        digest=digest,
-        num_rows=parts["train"].num_rows,
-        seconds=round(ended - started, 2),
-        metrics=metrics,
-        rounds=tuple(history["rounds"]),
-        sites={name: int((chosen.site == i).sum()) for i, name in enumerate(rows)},
-        timings={"prepare": round(prepared - started, 2), **history["timings"], "save": round(ended - trained, 2)},
+        path=path, digest=digest, num_rows=table.num_rows, seconds=ended - started, metrics=metrics, baseline=baseline,
+        rounds=tuple(history["rounds"]), sites={name: int((chosen.site == i).sum()) for i, name in enumerate(rows)},
+        timings={name: round(seconds, 2) for name, seconds in timings.items()},
         warnings=(chosen.warning,) if chosen.warning else (),
-    )
+    )  # fmt: skip
+
+
+def _part(table: pa.Table, split: str) -> pa.Table:
+    found = table.filter(pc.equal(table.column("split"), split))
+    if found.num_rows == 0:
+        raise InputError(f"The training set has no `{split}` rows: widen the use case's data or its split.")
+    return found
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from raysaas.errors import Unavailable
 from raysaas.federation.credentials import Credentials
 
@@ -228,4 +230,20 @@ class Federation:
             process.signal(signal.SIGTERM)
         for process in processes:
             process.reap(timeout_s=5.0)
+        # The SuperLink starts its executor in a session of its own, which would outlive it for seconds.
+        left = _processes_below(self.home)
+        for stray in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                stray.kill()
+        psutil.wait_procs(left, timeout=5.0)
         self.nodes, self.superlink = [], None
+
+
+def _processes_below(home: Path) -> list[psutil.Process]:
+    """Every process whose Flower home lies in this run's folder, whoever its parent is by now."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if Path(process.environ().get("FLWR_HOME", "/")).is_relative_to(home):
+                found.append(process)
+    return found

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysaas.errors import ConfigError, InputError
-from raysaas.ingest.casts import cast, day_first, flat
+from raysaas.ingest.casts import cast, day_first, flat, spelled_as_number
 from raysaas.ingest.sources import identifier
 from raysaas.settings import Column, ColumnType, Source
 
@@ -91,6 +91,8 @@ def _fits(values: pa.Array, kind: ColumnType) -> bool:
     text = cast(pa.chunked_array([values]), ColumnType.text).values.drop_null()
     if kind is ColumnType.boolean:
         return bool(pc.all(pc.is_in(pc.utf8_lower(text), value_set=pa.array(["true", "false"]))).as_py())
+    if kind is ColumnType.number:
+        return bool(pc.all(spelled_as_number(text)).as_py())
     if kind is ColumnType.time and not pc.all(pc.match_substring_regex(text, _DATE)).as_py():
         return False
     # Slashed dates are tried as month first: whether that is right is settled on the whole file.

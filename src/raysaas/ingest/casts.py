@@ -117,13 +117,16 @@ def _fast(text: pa.Array, kind: ColumnType) -> pa.Array:
 def _slow(text: pa.Array, kind: ColumnType, day_first: bool | None) -> pa.Array:
     if kind is ColumnType.time:
         return _times(text, day_first)
-    fits = pc.match_substring_regex(text, _NUMBER if kind is ColumnType.number else _WHOLE)
-    if kind is ColumnType.number:
-        fits = pc.or_(fits, pc.match_substring_regex(text, _INFINITY))
-    else:
+    fits = spelled_as_number(text) if kind is ColumnType.number else pc.match_substring_regex(text, _WHOLE)
+    if kind is ColumnType.integer:
         text = pc.replace_substring_regex(text, r"\.0*$", "")
     target = "DOUBLE" if kind is ColumnType.number else "BIGINT"
     return query(f"SELECT TRY_CAST(x AS {target}) AS x FROM t", x=pc.if_else(fits, text, pa.scalar(None, pa.string())))
+
+
+def spelled_as_number(text: pa.Array) -> pa.Array:
+    """Whether each text is a decimal number or an infinity; null for null."""
+    return pc.or_(pc.match_substring_regex(text, _NUMBER), pc.match_substring_regex(text, _INFINITY))
 
 
 def _times(text: pa.Array, day_first: bool | None) -> pa.Array:

@@ -5,12 +5,8 @@ so that row numbers do not depend on how many parts there are. Memory per part i
 Libraries: pyarrow.csv, pyarrow.parquet, DuckDB's JSON functions.
 """
 
-import codecs
-import csv
-import io
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -78,59 +74,6 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"{uri} is not a path or URI that can be opened ({error}).") from error
     return fs, path
-
-
-def csv_header(file: SourceFile, head: bytes) -> SourceFile:
-    """Return ``file`` with delimiter, column names and the offset of the first row. ``head`` are its first bytes."""
-    bom = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
-    text = head[bom:].decode(file.encoding, "ignore")
-    delimiter = _sniff(text)
-    lead = re.match(r"[\r\n]*", text)
-    start = lead.end() if lead else 0
-    end = _record_end(text, start, delimiter)
-    names = next(csv.reader(io.StringIO(text[start:end], newline=""), delimiter=delimiter), [])
-    header = tuple(name.strip() or f"column_{i}" for i, name in enumerate(names, 1))
-    if not header or all(re.fullmatch(r"[-+.\deE]*\d[-+.\deE]*", name) for name in header):
-        raise InputError(f"{file.uri}: the first line holds values, not column names. Add a header line.")
-    rest = re.match(r"[\r\n]*", text[end:])
-    body = bom + len(text[: end + (rest.end() if rest else 0)].encode(file.encoding))
-    return replace(file, delimiter=delimiter, header=header, body=body)
-
-
-def _record_end(text: str, start: int, delimiter: str) -> int:
-    pattern = rf'(?:(?<=[{re.escape(delimiter)}\r\n])|\A)"(?:[^"]|"")*"|(\r\n|\n|\r)'
-    for match in re.compile(pattern).finditer(text, start):
-        if match.group(1):
-            return match.start()
-    return len(text)
-
-
-def _sniff(text: str) -> str:
-    lines = text.lstrip("\r\n")[: 1 << 16]
-
-    def score(delimiter: str) -> tuple[float, int]:
-        reader = csv.reader(io.StringIO(lines, newline=""), delimiter=delimiter)
-        widths = [len(row) for row, _ in zip(reader, range(20), strict=False) if row]
-        return (sum(w == widths[0] for w in widths) / len(widths), widths[0]) if widths and widths[0] > 1 else (0, 0)
-
-    best = max(",;\t|", key=score)
-    return best if score(best)[1] else ","
-
-
-def jsonl_header(file: SourceFile, head: bytes) -> SourceFile:
-    """Return ``file`` with the keys found in its first thousand lines, in order of appearance."""
-    bom = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
-    whole = head if len(head) == file.num_bytes else head[: head.rfind(b"\n") + 1]
-    lines = _lines(whole[bom:], file.encoding)
-    with connection() as db:
-        db.register("lines", pa.table({"line": lines[:1000]}))
-        rows = db.execute(
-            "SELECT json_keys(line) FROM lines WHERE json_valid(line) AND json_type(line) = 'OBJECT'"
-        ).fetchall()
-    names = tuple(dict.fromkeys(key for (keys,) in rows for key in keys))
-    if not names:
-        raise InputError(f"{file.uri} has no JSON object in its first lines: expected one object per line.")
-    return replace(file, header=names, body=bom)
 
 
 def split(file: SourceFile, part_bytes: int) -> list[Part]:
@@ -255,7 +198,8 @@ def _numbers(done: int, num_rows: int, skipped: list[int]) -> tuple[np.ndarray, 
     return numbers, int(np.searchsorted(skipped, last)) if skipped else 0
 
 
-def _lines(data: bytes, encoding: str) -> pa.Array:
+def json_lines(data: bytes, encoding: str) -> pa.Array:
+    """The lines of JSON Lines text, empty ones left out."""
     text = data.decode(encoding)
     lines = pc.list_flatten(pc.split_pattern(pa.array([text], pa.large_string()), "\n"))
     lines = pc.utf8_rtrim(lines, "\r")
@@ -263,7 +207,7 @@ def _lines(data: bytes, encoding: str) -> pa.Array:
 
 
 def _jsonl_blocks(part: Part) -> Iterator[Block]:
-    lines = _lines(_bytes(part), part.file.encoding)
+    lines = json_lines(_bytes(part), part.file.encoding)
     picks = ", ".join(f"o ->> {_path(name)} AS c{i}" for i, name in enumerate(part.file.header))
     valid = "json_valid(line) AND json_type(CASE WHEN json_valid(line) THEN line END) = 'OBJECT'"
     with connection() as db:

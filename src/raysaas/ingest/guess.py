@@ -1,4 +1,4 @@
-"""What one column of an unknown file holds: its type, or the reason why it is no feature. Pure: Arrow in, a guess out."""
+"""What one column of an unknown file holds: its type, or why it is no feature. Pure: Arrow in, a guess out."""
 
 import re
 from dataclasses import dataclass
@@ -10,13 +10,14 @@ from raysaas.ingest.casts import NULLS, as_text, cast, day_first, flat
 from raysaas.settings import ColumnType
 
 FEW = 20  # whole numbers with at most so many distinct values are classes when they are the label
-_IDS = re.compile(r"(^|[_\W])(id|ids|uuid|guid|key|index|idx|rowid|unnamed|pk|number|no)($|[_\W])", re.IGNORECASE)
+_IDS = re.compile(r"(^|[_\W])(id|ids|uuid|guid|key|index|idx|rowid|unnamed|pk)($|[_\W])", re.IGNORECASE)
 _CAMEL_ID = re.compile(r"[a-z](ID|Id|Uuid|UUID)$")
-_TIMES = re.compile(r"(_at|_ts|_on|time|timestamp|date|day|datetime)$|^(ts|time|timestamp|date|created|dt)", re.IGNORECASE)
+_TIMES = re.compile(r"(_at|_ts|_on|time|timestamp|date|day)$|^(ts|time|date|created|dt)", re.IGNORECASE)
 _DATE = r"^([0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[0-9]{1,2}/[0-9]{1,2}/[0-9]{4})"
 _MONEY = r"[,$%€£\s]"
 _WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off"}
 _MAX_STRAYS = 0.2
+_NUMBER_START = re.compile(r"[-+.0-9iI]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +92,23 @@ def _plain_type(name: str, values: pa.Array) -> ColumnType:
 
 
 def _word_type(name: str, values: pa.Array) -> ColumnType:
-    words = set(pc.unique(pc.utf8_lower(values)).to_pylist()[:3])
-    if words <= _WORDS:
+    words = pc.unique(pc.utf8_lower(values))
+    if 0 < len(words) <= 4 and set(words.to_pylist()) <= _WORDS:
         return ColumnType.boolean
     if not len(values) or pc.any(pc.match_substring_regex(values, r"^0[0-9]")).as_py():
         return ColumnType.category if not _dated(values) else ColumnType.time
-    column = pa.chunked_array([values])
-    if not cast(column, ColumnType.integer).bad.any():
-        return ColumnType.time if _epochs(name, values) else ColumnType.integer
-    if not cast(column, ColumnType.number).bad.any():
+    if _dated(values):
+        return ColumnType.time
+    if not _NUMBER_START.match(values[0].as_py()) or cast(pa.chunked_array([values]), ColumnType.number).bad.any():
+        return ColumnType.category
+    if pc.any(pc.match_substring_regex(values, r"[^0-9+-]")).as_py():
         return ColumnType.number
-    return ColumnType.time if _dated(values) else ColumnType.category
+    return ColumnType.time if _epochs(name, values) else ColumnType.integer
 
 
 def _dated(values: pa.Array) -> bool:
-    if not len(values) or not pc.all(pc.match_substring_regex(values, _DATE)).as_py():
+    """Whether all values are dates; slashed ones that nothing tells apart count as month first."""
+    if not pc.all(pc.match_substring_regex(values, _DATE)).as_py():
         return False
     return not cast(pa.chunked_array([values]), ColumnType.time, day_first=day_first(values) or False).bad.any()
 

@@ -147,8 +147,8 @@ def _judge(staged: list[Staged], budget: float, made: Plan, tables: Tables, targ
     _quarantine(staged, made, tables, target)
     raise ContractError(
         f"{num_refused} of {num_read} rows ({num_refused / num_read:.1%}) of source {target.source!r} broke the "
-        f"contract, over the budget of {budget:.1%} (ingest.error_budget); nothing was committed. {_worst(staged)} All of them "
-        f"are in {target.quarantine}. Repair the file, or change the contract or the budget."
+        f"contract, over the budget of {budget:.1%} (ingest.error_budget); nothing was committed. {_worst(staged)} "
+        f"All of them are in {target.quarantine}. Repair the file, or change the contract or the budget."
     )
 
 

@@ -1,17 +1,14 @@
-"""A multi-tenant SaaS that never was: accounts, their usage, tickets and payments, and the churn that follows from them.
+"""A multi-tenant SaaS that never was: accounts, their usage, tickets, payments, and the churn that follows from them.
 
-``Simulation.accounts`` seats are always taken: an account that churns makes room for a new one, and a burn-in is thrown
-away, so that no feature drifts by itself. Behaviour moves week by week (a latent engagement and a latent trouble, both
-first-order autoregressive); rows are drawn around it, and the weekly hazard of churn reads the same state. At ``change_at``
-a release doubles the events of a session, ``pro`` becomes ``team``, prices rise, and the reasons to leave turn round:
+``Simulation.accounts`` seats are always taken (see ``population``), and no feature drifts by itself. At ``change_at`` a
+release doubles the events of a session, ``pro`` becomes ``team``, prices rise, and the reasons to leave turn round:
 before, the idle leave; after, the heavy users do.
 
 Shards of a fixed number of seats are seeded by (seed, shard): the rows do not depend on who draws them, or how many do.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from datetime import date, datetime, timedelta, timezone
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,110 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysaas.ingest.population import HISTORY_WEEKS, SHARD, Bools, Floats, Ints, Shard, Week
 from raysaas.settings import Simulation
 
-SHARD = 1000
 SHARDS_PER_PART = 8
-BURN_IN_WEEKS = 52
-HISTORY_WEEKS = 13  # before ``start``, so that the longest window is full at the first cut
-NOTICE_WEEKS = (3, 7)  # from the decision to the end; use falls before the change and rises after it
 PLANS = ("starter", "pro", "enterprise", "team")
 REGIONS = ("emea", "amer", "apac")
 INDUSTRIES = ("retail", "finance", "health", "media", "education")
 PRICES = np.array([12.0, 30.0, 55.0])
 DAY_US = 86_400_000_000
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-
-
-@dataclass(slots=True)
-class Account:
-    """What an account keeps for life, one array element per seat; ``since`` is its first day, counted from ``start``."""
-
-    number: Ints
-    since: Floats
-    plan: Ints
-    seats: Ints
-    region: Ints
-    industry: Ints
-    habit: Floats
-
-
-@dataclass(slots=True)
-class Week:
-    """One week of all seats: the accounts, their latent state, what they met, and the day they leave (or infinity)."""
-
-    day: int
-    after: bool
-    account: Account
-    engagement: Floats
-    trouble: Floats
-    tickets: Ints
-    failed: Bools
-    leaves: Floats
-
-
-def decision_hazard(after: bool, engagement: Floats, tickets: Floats, failing: Bools, plan: Ints) -> Floats:
-    """Chance that an account decides this week to leave: the planted truth, with interactions hidden from linear models."""
-    if after:
-        urge = 2.2 * engagement + 0.4 * np.minimum(tickets, 4) + 0.8 * failing + 1.0 * (plan > 0) - 3.4
-        return 0.001 + 0.09 / (1 + np.exp(-urge))
-    idle = -engagement * np.where(plan == 2, 1.0, 2.5)
-    unheard = np.minimum(tickets, 4) * np.where(plan == 2, 2.4, 0.5)
-    unpaid = failing * np.where(plan == 0, 3.5, 1.0)
-    return 0.001 + 0.24 / (1 + np.exp(4.2 - idle - unheard - unpaid))
-
-
-class Shard:
-    """The seats of one shard; ``weeks`` lives them, from the burn-in to the last day."""
-
-    def __init__(self, spec: Simulation, seed: int, shard: int) -> None:
-        self.spec = spec
-        self.first = shard * SHARD
-        self.size = min(SHARD, spec.accounts - self.first)
-        self.rng = np.random.default_rng((seed, shard))
-        self.change_day = (date.fromisoformat(spec.change_at) - date.fromisoformat(spec.start)).days
-        sizes = 1 / (2.0 + np.arange(spec.tenants))
-        self.tenant = self.rng.choice(spec.tenants, self.size, p=sizes / sizes.sum())
-        self.billing_day = self.rng.integers(0, 30, self.size)
-
-    def weeks(self) -> Iterator[Week]:
-        rng, n = self.rng, self.size
-        account = self._draw(np.zeros(n, np.int64), np.full(n, -1e6))
-        mood, trouble = rng.normal(size=(2, n))
-        failing, recent = np.zeros(n, bool), np.zeros((4, n))
-        notice = np.zeros(n, np.int64)
-        for week in range(-HISTORY_WEEKS - BURN_IN_WEEKS, -(-self.spec.days // 7)):
-            day, after = week * 7, week * 7 >= self.change_day
-            mood = 0.96 * mood + 0.28 * rng.normal(size=n)
-            trouble = 0.9 * trouble + 0.436 * rng.normal(size=n)
-            wish = 0.5 * account.habit + 0.9 * mood
-            engagement = wish + np.where(notice > 0, 1.0 if after else -0.65, 0.0)
-            tickets = rng.poisson(0.1 * np.exp(0.8 * trouble))
-            recent[week % 4] = tickets
-            billed = (day + 6 - self.billing_day) // 30 > (day - 1 - self.billing_day) // 30
-            failing = np.where(billed, rng.random(n) < np.where(failing, 0.6, 0.06), failing)
-            decides = rng.random(n) < decision_hazard(after, wish, recent.sum(axis=0), failing, account.plan)
-            gone = notice == 1
-            leaves = np.where(gone, day + 7 * rng.random(n), np.inf)
-            yield Week(day, after, account, engagement, trouble, tickets, failing, leaves)
-            notice = np.where(notice > 0, notice - 1, decides * rng.integers(*NOTICE_WEEKS, n))
-            account = self._succeed(account, gone, day + 7 + rng.random(n))
-            mood, trouble = (np.where(gone, rng.normal(size=n), state) for state in (mood, trouble))
-            failing, recent = failing & ~gone, recent * ~gone
-
-    def _draw(self, number: Ints, since: Floats) -> Account:
-        rng, n = self.rng, self.size
-        plan = rng.choice(3, n, p=[0.45, 0.35, 0.2])
-        seats = np.ceil(np.exp(rng.normal(1.3 + 0.8 * plan + 0.1 * (self.tenant % 3), 0.6))).astype(np.int64)
-        region = np.where(rng.random(n) < 0.5, self.tenant % 3, rng.integers(0, 3, n))
-        return Account(number, since, plan, seats, region, rng.integers(0, len(INDUSTRIES), n), rng.normal(size=n))
-
-    def _succeed(self, old: Account, gone: Bools, since: Floats) -> Account:
-        new = self._draw(old.number + 1, since)
-        return Account(*(np.where(gone, getattr(new, f.name), getattr(old, f.name)) for f in fields(Account)))
 
 
 class Rows:
@@ -145,7 +47,7 @@ class Rows:
             self._accounts(week)
             self._churns(week)
 
-    def _put(self, source: str, week: Week, seat: Ints, time: Floats, **columns: Any) -> None:
+    def _put(self, source: str, week: Week, seat: Ints, time: NDArray[np.floating[Any]], **columns: Any) -> None:
         account = week.account
         there = (time >= account.since[seat]) & (time < week.leaves[seat]) & (time < self.shard.spec.days)
         block = {"seat": seat, "number": account.number[seat], "time": time, **columns}
@@ -163,13 +65,13 @@ class Rows:
         events = rng.poisson(sessions * volume)
         errors = rng.poisson(sessions * 0.1 * np.exp(0.5 * week.trouble[seat]))
         adopted = 1 + rng.binomial(11, 1 / (1 + np.exp(0.8 - 0.6 * push)))
-        self._put("usage", week, seat, time, active_users=users, sessions=sessions, events=events, depth=events / sessions,
-                  errors=errors, features_used=adopted)
+        self._put("usage", week, seat, time, active_users=users, sessions=sessions, events=events,
+                  depth=events / sessions, errors=errors, features_used=adopted)
 
     def _tickets(self, week: Week) -> None:
         seat = np.repeat(np.arange(self.shard.size), week.tickets)
         severity = 1 + self.rng.binomial(2, 1 / (1 + np.exp(0.9 - 0.6 * week.trouble[seat])))
-        self._put("tickets", week, seat, week.day + 7 * self.rng.random(len(seat)), severity=severity)
+        self._put("tickets", week, seat, week.day + 7.0 * self.rng.random(len(seat)), severity=severity)
 
     def _payments(self, week: Week) -> None:
         due = (self.shard.billing_day - week.day) % 30
@@ -294,8 +196,8 @@ def simulate_distributed(spec: Simulation, out_dir: Path, seed: int, *, upto: da
 
     num_shards = -(-spec.accounts // SHARD)
     num_parts = -(-num_shards // SHARDS_PER_PART)
-    part = partial(_write_part, spec=spec, out_dir=Path(out_dir).resolve(), seed=seed, num_shards=num_shards, since=since,
-                   upto=upto)
+    part = partial(_write_part, spec=spec, out_dir=Path(out_dir).resolve(), seed=seed, num_shards=num_shards,
+                   since=since, upto=upto)
     counts = ray.data.range(num_parts, override_num_blocks=num_parts).map(part)
     return {source: int(counts.sum(source)) for source in SOURCES}
 

@@ -19,7 +19,8 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raysaas.errors import InputError
-from raysaas.ingest.formats import SourceFile, blocks, csv_header, filesystem, jsonl_header, split
+from raysaas.ingest.formats import SourceFile, blocks, filesystem, split
+from raysaas.ingest.headers import csv_header, jsonl_header
 from raysaas.settings import Format, Source
 
 _LOG = logging.getLogger(__name__)

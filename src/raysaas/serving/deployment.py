@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from http import HTTPStatus
 from pathlib import Path
@@ -26,6 +26,7 @@ from raysaas.stores.online import online_views
 _PATH = "/api/serve/applications/"
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 _POLL_S = 0.05
+_ROUNDS = 6  # times each replica is expected to get its turn before we look again
 
 
 def serve_environment(
@@ -118,6 +119,7 @@ class Deployments:
         self._http = httpx.Client(base_url=dashboard_url, headers=headers, timeout=60.0)
         self._lock = Path(home) / "deployments.lock"
         self._options = {"host": cluster.bind, "port": serve.port}
+        self._url = f"http://{cluster.bind.replace('0.0.0.0', '127.0.0.1')}:{serve.port}"
 
     def apply(self, app: Mapping[str, Any], *, timeout_s: float = 180.0) -> None:
         """Deploy an application (its entry of Serve's config file) and wait until all its replicas answer.
@@ -178,23 +180,20 @@ class Deployments:
         return dict(self._request("GET").json())
 
     def health(self, use_case: str) -> list[dict[str, Any]]:
-        """What each replica says of itself, asked directly; replicas that do not answer are left out."""
+        """What each running replica says of itself; empty when not all of them answered."""
         return self._replicas(self.details(), use_case)
 
     def _replicas(self, details: Mapping[str, Any], use_case: str) -> list[dict[str, Any]]:
-        targets = [
-            f"http://{target['ip']}:{target['port']}"
-            for group in details["target_groups"]
-            for target in group["targets"]
-            if group["app_name"] in ("", use_case) and group["protocol"] == "HTTP"
-        ]
-        answers = []
-        for target in targets:
-            try:
-                answers.append(httpx.get(f"{target}/{use_case}/health", timeout=5.0).json())
-            except (httpx.HTTPError, ValueError):
-                continue
-        return answers if len(answers) == len(targets) else []
+        # Serve does not tell the replicas' ports: a new connection each time makes the proxy go round them.
+        expected = _pids(details["applications"].get(use_case))
+        found: dict[int, dict[str, Any]] = {}
+        for _ in range(_ROUNDS * len(expected)):
+            with suppress(httpx.HTTPError, ValueError, TypeError, KeyError):
+                answer = httpx.get(f"{self._url}/{use_case}/health", timeout=5.0).json()
+                found[answer["pid"]] = answer
+            if found.keys() >= expected:
+                return [found[pid] for pid in expected]
+        return []
 
     def _await(self, name: str, before: float, release: Mapping[str, Any] | None, timeout_s: float) -> None:
         def done() -> bool:
@@ -240,6 +239,16 @@ class Deployments:
 def _configs(details: Mapping[str, Any]) -> dict[str, Any]:
     apps = details["applications"].items()
     return {name: app["deployed_app_config"] for name, app in apps if app["deployed_app_config"] is not None}
+
+
+def _pids(app: Mapping[str, Any] | None) -> set[int]:
+    deployments = app["deployments"].values() if app else ()
+    return {
+        replica["pid"]
+        for deployment in deployments
+        for replica in deployment["replicas"]
+        if replica["state"] == "RUNNING"
+    }
 
 
 def _deployed_at(details: Mapping[str, Any], name: str) -> float:

@@ -97,6 +97,7 @@ class Fitter:
         self.epoch, self.best_epoch, self.best_loss = 0, 0, math.inf
         self.starts: list[int] = [0]
         self.losses: list[list[float]] = []
+        self.seconds: list[float] = []
 
     @property
     def finished(self) -> bool:
@@ -105,9 +106,11 @@ class Fitter:
 
     def step(self, train: "Chunks", valid: "Chunks", wish: bool = False) -> bool:
         """One epoch and its verdict; returns whether any rank wished for a checkpoint: all must agree on barriers."""
+        started = time.perf_counter()
         fitted = self._fit(train)
         measured = self._measure(valid)
         sums = self._sum(*fitted, *measured, float(wish))
+        self.seconds.append(time.perf_counter() - started)
         train_loss = sums[0] / max(sums[1], 1)
         valid_loss = sums[2] / sums[3] if sums[3] else train_loss
         self.epoch += 1
@@ -124,7 +127,7 @@ class Fitter:
         state = {
             "module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best,
             "epoch": self.epoch, "best_epoch": self.best_epoch, "best_loss": self.best_loss,
-            "starts": self.starts, "losses": self.losses,
+            "starts": self.starts, "losses": self.losses, "seconds": self.seconds,
         }  # fmt: skip
         torch.save(state, folder / STATE_FILE)
 
@@ -136,6 +139,7 @@ class Fitter:
         self.best = {name: value.cpu() for name, value in state["best"].items()}
         self.epoch, self.best_epoch, self.best_loss = state["epoch"], state["best_epoch"], state["best_loss"]
         self.starts, self.losses = [*state["starts"], self.epoch], state["losses"]
+        self.seconds = state["seconds"]
 
     def _fit(self, train: "Chunks") -> tuple[float, float]:
         import torch

@@ -1,8 +1,8 @@
-"""Ray Tune over the network: Optuna proposes, ASHA stops the hopeless, the best trial's checkpoint is the candidate.
+"""Ray Tune over the network: Optuna proposes, ASHA stops the hopeless, the best checkpoint is the candidate.
 
-A trial runs ``loop.Fitter`` in its own Tune actor with one worker, not in a nested Ray Train run. Measured side by side on
-2 busy cores, eight epochs on 10,000 rows: four trials like this took 16 s, as their actors are reused; nested, the first
-two alone took 37 s (a controller, a cleaner and a worker process each). Data-parallel fits are what ``trainer`` is for.
+A trial runs ``loop.Fitter`` in its own Tune actor with one worker, not in a nested Ray Train run. Measured side by side
+on 2 busy cores, eight epochs on 10,000 rows: four trials like this took 16 s, as their actors are reused; nested, the
+first two alone took 37 s (a controller, a cleaner and a worker process each). Data-parallel fits are ``trainer``'s.
 """
 
 import os

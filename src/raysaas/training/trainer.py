@@ -43,11 +43,15 @@ def fit_network(
     started = time.monotonic()
     material = material or runs.prepare(settings, table)
     plan = replace(plan_of(settings, material), **overrides)
+    return network_candidate(plan, material, out, run_workers(settings, plan, table), started=started)
+
+
+def run_workers(settings: Settings, plan: loop.Plan, table: pa.Table) -> dict[str, Any]:
+    """Run Ray Train's workers to the end; returns the final state, as ``loop.Fitter.save`` wrote it."""
     result = runs.run(_trainer(settings, plan, table))
     state = final_state(result)
-    made = network_candidate(plan, material, out, state, started=started)
     runs.discard(result.path)
-    return made
+    return state
 
 
 def plan_of(settings: Settings, material: runs.Material) -> loop.Plan:

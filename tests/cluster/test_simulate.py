@@ -1,0 +1,21 @@
+"""The simulator on Ray Data writes the rows that one process writes."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from raysaas.ingest import simulate as simulator
+from raysaas.settings import Simulation
+
+
+def test_ray_writes_the_rows_of_one_process(ray_cluster: Any, tmp_path: Path) -> None:
+    spec = Simulation(accounts=simulator.SHARD * simulator.SHARDS_PER_PART + 40, days=20)
+    alone = simulator.simulate(spec, tmp_path / "alone", 3)
+    spread = simulator.simulate_distributed(spec, tmp_path / "spread", 3)
+    assert spread == alone
+    assert len(list((tmp_path / "spread").glob("accounts-202501-*.parquet"))) == 2
+    order = [("used_at", "ascending"), ("account_id", "ascending")]
+    rows = [ds.dataset(sorted((tmp_path / where).glob("usage-*.parquet"))).to_table().sort_by(order)
+            for where in ("alone", "spread")]
+    assert rows[0] == rows[1]
