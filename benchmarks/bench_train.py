@@ -1,4 +1,4 @@
-"""What does Ray Train cost? An epoch of our fit against plain torchrun, both data-parallel over gloo on the same arrays.
+"""What does Ray Train cost? An epoch of our fit against plain torchrun, both over gloo on the same arrays.
 
     python benchmarks/bench_train.py [--rows 100000] [--features 30] [--epochs 4]
 
@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raysaas.records import Task
 from raysaas.settings import Examples, Settings, Source, Storage, UseCase
 
 PLAIN = '''
@@ -33,10 +32,11 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, world = dist.get_rank(), dist.get_world_size()
 arrays, epochs, batch, out = np.load(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
-x, y = torch.from_numpy(arrays["x"][rank::world]), torch.from_numpy(arrays["y"][rank::world])
-vx, vy = torch.from_numpy(arrays["vx"][rank::world]), torch.from_numpy(arrays["vy"][rank::world])
-net = nn.Sequential(nn.Linear(x.shape[1], 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.1),
-                    nn.Linear(64, 1))
+shards = [np.ascontiguousarray(arrays[name][rank::world]) for name in ("x", "y", "vx", "vy")]
+x, y, vx, vy = map(torch.from_numpy, shards)
+rows_in_all = len(arrays["vy"])
+layers = [nn.Linear(x.shape[1], 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 64), nn.ReLU(), nn.Dropout(0.1)]
+net = nn.Sequential(*layers, nn.Linear(64, 1))
 model, times = nn.parallel.DistributedDataParallel(net), []
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-4)
 for _ in range(epochs):
@@ -54,7 +54,7 @@ for _ in range(epochs):
     dist.all_reduce(total)
     times.append(time.perf_counter() - started)
 if rank == 0:
-    json.dump({"epochs": times, "loss": float(total) / len(arrays["vy"])}, open(out, "w"))
+    json.dump({"epochs": times, "loss": float(total) / rows_in_all}, open(out, "w"))
 dist.destroy_process_group()
 '''
 
@@ -100,8 +100,10 @@ def _torchrun(table: pa.Table, folder: Path, epochs: int) -> dict[str, float]:
     (x, y), (vx, vy) = (plan.tensors(part(table, name)) for name in ("train", "valid"))
     np.savez(folder / "arrays.npz", x=x, y=y, vx=vx, vy=vy)
     (folder / "plain.py").write_text(PLAIN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", folder / "plain.py",
-               folder / "arrays.npz", str(epochs), str(plan.rows_per_step(1)), folder / "plain.json"]  # fmt: skip
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", folder / "plain.py",
+        folder / "arrays.npz", str(epochs), str(plan.rows_per_step(1)), folder / "plain.json",
+    ]  # fmt: skip
     started = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     total = time.perf_counter() - started
@@ -114,8 +116,9 @@ def _row(epochs: list[float], total: float, loss: float) -> dict[str, float]:
 
 
 def _settings(folder: Path) -> Settings:
-    sources, examples = {"rows": Source(path="none")}, Examples(source="rows", label="label")
-    return Settings(use_case=UseCase(name="bench", sources=sources, examples=examples), storage=Storage(home=str(folder)))
+    examples = Examples(source="rows", label="label")
+    use_case = UseCase(name="bench", sources={"rows": Source(path="none")}, examples=examples)
+    return Settings(use_case=use_case, storage=Storage(home=str(folder)))
 
 
 def _table(num_rows: int, num_features: int) -> pa.Table:

@@ -5,6 +5,7 @@ addresses are kept in ``<home>/head.json``. Flags that Ray and Serve read at imp
 """
 
 import json
+import logging
 import os
 import secrets
 import shlex
@@ -38,6 +39,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TQDM_DISABLE": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
 
@@ -251,6 +253,16 @@ def connect(settings: Settings, metadata: Mapping[str, str]) -> None:
         log_to_driver="RAYSAAS_DEBUG" in os.environ,
         logging_level="WARNING",
     )
+    if "RAYSAAS_DEBUG" not in os.environ:
+        for name in ("ray", "ray.data", "ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def disconnect() -> None:
+    """Leave Ray, if this process is connected."""
+    ray = sys.modules.get("ray")
+    if ray is not None:
+        ray.shutdown()
 
 
 def submit(settings: Settings, job: str, overrides: list[str], *, wait: bool) -> dict[str, str]:

@@ -42,6 +42,7 @@ def run(settings: Settings, *, keep: bool | None) -> dict[str, Any]:
         if keep or (keep is None and sys.stdin.isatty()):
             _wait_for_interrupt()
     finally:
+        cluster.disconnect()
         cluster.down(settings)
     return told
 
@@ -255,7 +256,7 @@ class _PeakMemory:
     @property
     def gb(self) -> float:
         """Peak in gigabytes over the start."""
-        return round((self._peak - self._start) / 1e9, 2)
+        return round(float(self._peak - self._start) / 1e9, 2)
 
 
 def _change_day(settings: Settings) -> date | None:

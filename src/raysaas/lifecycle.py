@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray import serve
 
-    from raysaas.training.evaluate import Candidate
+    from raysaas.training.evaluate import Fitted
     from raysaas.training.judging import Judge
 
 log = logging.getLogger("raysaas")
@@ -77,14 +77,14 @@ def train(settings: Settings) -> dict[str, Any]:
     """Fit every family of ``model.families``, register each version and let the gate judge it."""
     from raysaas.training.trainer import fit
 
-    return _train(settings, lambda table, out: (fit(settings, table, out), {}))
+    return _train(settings, lambda table, out, _: (fit(settings, table, out), {}))
 
 
 def sweep(settings: Settings) -> dict[str, Any]:
     """Search the network's shape with Ray Tune and put the best trial before the gate."""
     from raysaas.training import sweep as search
 
-    def best(table: "pa.Table", out: Path) -> tuple[list["Candidate"], dict[str, Any]]:
+    def best(table: "pa.Table", out: Path, _: "Judge") -> tuple[Sequence["Fitted"], dict[str, Any]]:
         candidate, trials = search.sweep(settings, table, out)
         return [candidate], {"trials": trials}
 
@@ -93,12 +93,21 @@ def sweep(settings: Settings) -> dict[str, Any]:
 
 def federate(settings: Settings) -> dict[str, Any]:
     """Train over edge nodes with Flower and put the result before the gate."""
+    from raysaas.federation.job import Problem
     from raysaas.federation.run import federate as over_nodes
+    from raysaas.training import runs
 
-    return _train(settings, lambda table, out: ([over_nodes(settings, table, out)], {}))
+    def averaged(table: "pa.Table", out: Path, judge: "Judge") -> tuple[Sequence["Fitted"], dict[str, Any]]:
+        known = runs.prepare(settings, table)
+        target = known.target
+        problem = Problem(encoder=known.encoder, labels=target.labels, target=(target.mean, target.std))
+        made = over_nodes(settings, table, out, problem=problem, measure=judge.measure, baseline=known.baseline)
+        return [made], {"rounds": made.rounds, "sites": made.sites, "timings": made.timings}
+
+    return _train(settings, averaged)
 
 
-Fit = Callable[["pa.Table", Path], tuple[list["Candidate"], dict[str, Any]]]
+Fit = Callable[["pa.Table", Path, "Judge"], tuple[Sequence["Fitted"], dict[str, Any]]]
 
 
 def _train(settings: Settings, fit: Fit) -> dict[str, Any]:
@@ -109,7 +118,7 @@ def _train(settings: Settings, fit: Fit) -> dict[str, Any]:
     training, table = _training_set(settings)
     judge = Judge(settings, table)
     with _scratch(settings) as out:
-        candidates, more = fit(table, out)
+        candidates, more = fit(table, out, judge)
         versions = [_admit(settings, candidate, training, judge) for candidate in candidates]
     champion = Registry(settings.storage).champion(settings.use_case.name)
     return {
@@ -132,7 +141,7 @@ def _scratch(settings: Settings) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _admit(settings: Settings, candidate: "Candidate", training: TrainingSet, judge: "Judge") -> ModelVersion:
+def _admit(settings: Settings, candidate: "Fitted", training: TrainingSet, judge: "Judge") -> ModelVersion:
     """Register a candidate, record the gate's verdict, and tag the snapshots behind it."""
     from raysaas.stores.registry import Registry
     from raysaas.stores.tables import Tables

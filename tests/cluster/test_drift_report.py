@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,11 +14,13 @@ import pyarrow as pa
 import pytest
 
 from raysaas.drift.detectors import jensen_shannon, psi
-from raysaas.drift.report import shipped_rows, write_report
+from raysaas.drift.report import render, shipped_rows, write_report
 from raysaas.errors import Unavailable
-from raysaas.records import DriftReport, Severity
-from raysaas.settings import Storage
-from raysaas.stores.journal import SCHEMAS
+from raysaas.records import DriftReport, Family, Severity
+from raysaas.settings import Settings, Storage
+from raysaas.stores.journal import SCHEMAS, Journal
+from raysaas.stores.ledger import Ledger
+from raysaas.stores.registry import Registry
 from raysaas.stores.tables import Tables
 
 _ORACLE = """
@@ -80,3 +84,40 @@ def test_windows_that_left_the_journal_are_read_from_the_log(tmp_path: Path) -> 
         severity=Severity.drift, cause=("n",),
     )  # fmt: skip
     assert sorted(shipped_rows(tables, report)["n"].to_pylist()) == [2, 4, 6]
+
+
+def test_render_takes_the_training_rows_of_that_version(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = make_settings("use_case=telco_churn")
+    name, storage, start = settings.use_case.name, settings.storage, datetime(2026, 1, 1, tzinfo=UTC)
+    ledger, registry, tables = Ledger(storage.ledger_url or ""), Registry(storage), Tables(storage)
+    assert render(settings, ledger) is None
+
+    ids = [str(i) for i in range(50)]
+    snapshot = tables.append(f"training.{name}", pa.table({"plan": ["old"] * 50, "row_id": ids}))
+    tables.overwrite(f"training.{name}", pa.table({"plan": ["newer"] * 50, "row_id": ids}))
+    (tmp_path / "bundle").mkdir()
+    version = registry.register(
+        name, tmp_path / "bundle", digest="0" * 64, family=Family.trees, metrics={}, baseline={},
+        tags={"training_snapshot": str(snapshot)},
+    )  # fmt: skip
+    report = DriftReport(
+        use_case=name, version=version.version, window=1, num_decisions=30, started_at=start, ended_at=start,
+        decisions=("0", "29"), features={"plan": 2.0}, prediction=0.0, severity=Severity.drift, cause=("plan",),
+    )  # fmt: skip
+    Journal(storage.journal or "", name, "decisions").append(
+        [{"id": str(i), "version": version.version, "inputs": {"plan": "team"}, "score": 0.5, "time": start.isoformat()}
+         for i in range(30)]
+    )  # fmt: skip
+    ledger.add_drift(report)
+    later = start + timedelta(hours=1)
+    ledger.add_drift(replace(report, window=2, severity=Severity.silent, started_at=later, ended_at=later))
+    path = Path(render(settings, ledger) or "")
+    assert path.name == f"v{version.version}-w1.html", "the newest drifted window goes before a newer silent one"
+    page = path.read_text()
+    assert "team" in page
+    assert "old" in page
+    assert "newer" not in page
+    assert "row_id" not in page
+    written = path.stat().st_mtime_ns
+    assert render(settings, ledger) == str(path)
+    assert path.stat().st_mtime_ns == written

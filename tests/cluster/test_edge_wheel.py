@@ -21,7 +21,8 @@ EDGE = Path(__file__).resolve().parents[2] / "edge"
 # -S leaves out .pth files, so that the development install of the cluster's package cannot be seen.
 SCRIPT = """
 import sys
-sys.modules["ray"] = None
+for absent in ("ray", "pandas", "sklearn", "onnx", "sqlalchemy", "psutil"):
+    sys.modules[absent] = None
 sys.path[:0] = [{wheel!r}]
 sys.path.append({site!r})
 import json, pathlib, raysaas

@@ -103,6 +103,27 @@ def test_columns_that_say_nothing_are_dropped_with_a_warning(tmp_path: Path) -> 
     assert [warning.split("'")[1] for warning in training.warnings] == ["number", "category"]
 
 
+def test_a_set_without_a_feature_and_a_reserved_name_are_said(tmp_path: Path) -> None:
+    settings, tables = world(tmp_path / "a", typed_case(columns={"y": COLUMNS["y"]}), log=raw(typed_rows()))
+    with pytest.raises(InputError, match="has no feature"):
+        training_set(settings, tables, now=NOW)
+    named = typed_case(columns={**COLUMNS, "split": Column()})
+    settings, tables = world(tmp_path / "b", named, log=raw([{**row, "split": 1.0} for row in typed_rows()]))
+    with pytest.raises(InputError, match=r"\['split'\]"):
+        training_set(settings, tables, now=NOW)
+
+
+def test_a_view_that_left_conf_leaves_feast_and_the_online_store(typed: tuple[Settings, Tables]) -> None:
+    settings, tables = typed
+    materialize(settings, tables, NOW)
+    settings.use_case.views = {"last": View(source="log", columns=["number"])}
+    materialize(settings, tables, NOW)
+    feast = FeatureStore(repo_path=f"{settings.storage.home}/feast/typed")
+    assert [view.name for view in feast.list_feature_views()] == ["typed__last"]
+    online = OnlineStore(str(settings.storage.online_path))
+    assert (online.count("typed__row"), online.count("typed__last")) == (0, 60)
+
+
 def test_online_rows_are_those_of_get_online_features(typed: tuple[Settings, Tables]) -> None:
     settings, tables = typed
     assert materialize(settings, tables, NOW) == 60
@@ -173,7 +194,8 @@ def test_get_historical_features_honours_ttl_known_at_and_duplicates(tmp_path: P
     snapshot = tables.append(features_table("hist", "v"), rows.drop_columns(["row_id"]))
     feast = repository(case, {"v": ViewRows(schema_of(rows), snapshot)}, settings.storage).apply()
     frame = pd.DataFrame({
-        "tenant": "t", "entity": ["a", "b", "a", "a", "a", "nobody"], "event_time": [day(3), day(1), day(3), day(6), day(20), day(3)],
+        "tenant": "t", "entity": ["a", "b", "a", "a", "a", "nobody"],
+        "event_time": [day(3), day(1), day(3), day(6), day(20), day(3)],
     })  # fmt: skip
     plain = feast.get_historical_features(frame, ["hist__v:x"]).to_df()
     known = feast.get_historical_features(frame, ["hist__v:x"], filter_by_created_timestamp=True).to_df()
@@ -201,7 +223,8 @@ def test_cuts_see_only_what_was_known_by_the_cut(tmp_path: Path) -> None:
     }
     case = UseCase(
         name="cuts", sources=sources,
-        examples=Examples(kind=ExampleKind.cuts, source="orders", label_source="orders", every_days=10, horizon_days=10),
+        examples=Examples(kind=ExampleKind.cuts, source="orders", label_source="orders", every_days=10,
+                          horizon_days=10),
         views={"o": View(source="orders", windows_days=[10], aggregates=["count", "sum:amount"]),
                "p": View(source="plans", columns=["plan"])},
     )  # fmt: skip
@@ -215,13 +238,13 @@ def test_cuts_see_only_what_was_known_by_the_cut(tmp_path: Path) -> None:
     _, table = training_set(settings, tables, now=NOW)
     assert table.num_rows > 150
     for row in table.to_pylist():
-        seen = [o for o in orders if o["entity"] == row["entity"] and day(o["at"]) <= row["event_time"]
-                and day(o["known"]) <= row["event_time"] and day(o["at"]) > row["event_time"] - timedelta(days=10)]  # fmt: skip
+        start, cut = row["event_time"] - timedelta(days=10), row["event_time"]
+        own = [o for o in orders if o["entity"] == row["entity"]]
+        seen = [o for o in own if start < day(o["at"]) <= cut and day(o["known"]) <= cut]
         assert row["count_10d"] == len(seen)
-        latest = [p for p in plans if p["entity"] == row["entity"] and day(p["at"]) <= row["event_time"]]
+        latest = [p for p in plans if p["entity"] == row["entity"] and day(p["at"]) <= cut]
         assert row["plan"] == (max(latest, key=lambda p: p["at"])["plan"] if latest else None)
-        ahead = [o for o in orders if o["entity"] == row["entity"]
-                 and row["event_time"] < day(o["at"]) <= row["event_time"] + timedelta(days=10)]  # fmt: skip
+        ahead = [o for o in own if cut < day(o["at"]) <= cut + timedelta(days=10)]
         assert row["label"] == ("1" if ahead else "0")
     assert materialize(settings, tables, NOW) == 40
     (values,) = OnlineStore(str(settings.storage.online_path)).read_many(["cuts__o", "cuts__p"], [("t", "e3")])
@@ -232,8 +255,8 @@ def test_cuts_see_only_what_was_known_by_the_cut(tmp_path: Path) -> None:
 def keyed(size: int, seed: int, **columns: Any) -> pa.Table:
     generator = np.random.default_rng(seed)
     times = pa.array(generator.integers(0, 10**9, size), STAMP)
-    return pa.table({"tenant": generator.choice(["t", "u"], size), "entity": generator.integers(0, 50, size).astype(str),
-                     "event_time": times, **columns})  # fmt: skip
+    names = {"tenant": generator.choice(["t", "u"], size), "entity": generator.integers(0, 50, size).astype(str)}
+    return pa.table({**names, "event_time": times, **columns})
 
 
 def test_a_fanned_out_join_equals_the_one_in_process(ray_cluster: SimpleNamespace) -> None:
@@ -263,7 +286,8 @@ def test_real_purchases_give_the_known_answer(tmp_path: Path, data_dir: str) -> 
     })  # fmt: skip
     case = UseCase(
         name="cdnow", sources={"log": Source(entity="id", time="at")},
-        examples=Examples(kind=ExampleKind.cuts, source="log", label_source="log", cuts=["1997-10-01"], horizon_days=275),
+        examples=Examples(kind=ExampleKind.cuts, source="log", label_source="log", cuts=["1997-10-01"],
+                          horizon_days=275),
         views={"v": View(source="log", windows_days=[274], aggregates=["count", "sum:dollar_value", "since_last"])},
     )  # fmt: skip
     settings = Settings(use_case=case, storage=Storage(home=str(tmp_path / "var")))

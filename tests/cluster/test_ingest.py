@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from raysaas.errors import ConfigError, ContractError, InputError
-from raysaas.ingest import planning
+from raysaas.errors import ConfigError, ContractError, InputError, Unavailable
+from raysaas.ingest import pipeline, planning
 from raysaas.ingest.pipeline import ingest
 from raysaas.settings import Column, ColumnType, Examples, Ingest, Settings, Source, Storage, UseCase
 from raysaas.stores.tables import Tables
@@ -191,8 +191,7 @@ def test_killed_in_the_middle_the_table_is_whole_and_the_next_run_completes(run:
     _orders(run.data / "orders.csv", range(150_000), bad={7: "-1"})
     script = textwrap.dedent(f"""
         import ray
-        from dataclasses import replace
-from datetime import UTC, datetime
+        from datetime import UTC, datetime
         from raysaas.ingest.pipeline import ingest
         from raysaas.settings import *
         from raysaas.stores.tables import Tables
@@ -238,3 +237,15 @@ def test_real_files(
     assert (done.num_read, done.num_accepted, done.num_quarantined) == (rows, rows, 0)
     table = run.tables.read(run.raw, columns=list(nulls))
     assert {name: table[name].null_count for name in nulls} == nulls
+
+
+def test_one_job_at_a_time_writes_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_TURN_S", 0.5)
+    with pipeline._turn("raw.turns"):
+        with pytest.raises(Unavailable, match=r"ingesting into raw\.turns"), pipeline._turn("raw.turns"):
+            pass
+        with pipeline._turn("raw.others"):
+            pass
+    monkeypatch.setattr(pipeline, "_TURN_S", 30)
+    with pipeline._turn("raw.turns"):
+        pass

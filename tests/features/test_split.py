@@ -5,7 +5,7 @@ from datetime import timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.features.worlds import STAMP, T0
 
@@ -23,6 +23,7 @@ def table(days: list[int], entities: list[str] | None = None) -> pa.Table:
     })  # fmt: skip
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 30), min_size=3, max_size=80).filter(lambda days: len(set(days)) >= 3))
 def test_a_split_by_time_never_mixes_times(days: list[int]) -> None:
     parts = split(table(days), Split(), timed=True).to_pylist()

@@ -108,7 +108,8 @@ def test_messy_numbers_are_cleaned_and_codes_stay_words(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     data = frame(age=np.where(rng.random(200) < 0.05, "?", rng.integers(18, 90, 200).astype(str)),
                  pay=[f"${x:,.2f}" for x in rng.lognormal(9, 1, 200)],
-                 zip=[f"{x:05d}" for x in rng.integers(1, 20, 200)], active=rng.choice(["YES", "no", ""], 200), y=rng.integers(0, 2, 200))
+                 zip=[f"{x:05d}" for x in rng.integers(1, 20, 200)], y=rng.integers(0, 2, 200),
+                 active=rng.choice(["YES", "no", ""], 200))
     source = inferred(tmp_path, data)[0].sources["rows"]
     assert set(source.derive) == {"age", "pay"}
     assert source.columns["zip"].type is ColumnType.category

@@ -4,6 +4,7 @@ Drop ``NAME.rows.jsonl`` or ``NAME.outcomes.jsonl`` into ``HOME/inbox`` (write e
 as ``HOME/outbox/NAME.decisions.jsonl``; a file that is wrong moves to ``HOME/refused`` with its reason beside it.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -96,7 +97,10 @@ def _take(agent: "Agent", path: Path, outbox: Path) -> None:
 
 
 class SuperNodeProcess:
-    """This site's SuperNode: started once there are rows to train on, started again when it dies."""
+    """This site's SuperNode: started once there are rows to train on, started again when it ends.
+
+    After a crash Flower turns the same key away until its heartbeat has lapsed, up to a minute; then it joins again.
+    """
 
     def __init__(self, agent: "Agent") -> None:
         self._agent = agent
@@ -111,6 +115,7 @@ class SuperNodeProcess:
         """Refresh the rows and see that the SuperNode runs."""
         if self._agent.export() == 0 or self.pid is not None:
             return
+        self._sweep()
         home = self._agent.config.home / "flower"
         home.mkdir(mode=0o700, exist_ok=True)
         binaries = Path(sys.executable).parent
@@ -156,11 +161,15 @@ class SuperNodeProcess:
 
     def stop(self) -> None:
         """Stop it and everything it started."""
-        if self._process is None or self.pid is None:
-            return
-        os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process is not None and self.pid is not None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        # Its executor shares its group and can outlive it.
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

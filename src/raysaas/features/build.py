@@ -3,10 +3,12 @@
 Both run the same way: pin the sources, make the views' feature rows, put them in Iceberg, apply the Feast definitions.
 """
 
+import fcntl
 import hashlib
 import logging
 import sys
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysaas.features.definitions import FeatureRepo, ViewRows, features_table, repository
+from raysaas.errors import InputError
+from raysaas.features.definitions import FeatureRepo, ViewRows, features_table, repo_folder, repository
 from raysaas.features.examples import entities_at, examples
 from raysaas.features.feedback import feedback, with_feedback
 from raysaas.features.raw import STAMP, Raw, raw
@@ -45,8 +48,9 @@ def training_set(
     use_case, known = settings.use_case, as_of or now
     sources = raw(use_case, tables, known)
     asked = examples(use_case, sources)
-    repo, store = _publish(settings, tables, sources, asked)
-    table = _with_split(_retrieve(store, repo, asked), use_case)
+    with _only_builder(settings):
+        repo, store = _publish(settings, tables, sources, asked)
+        table = _with_split(_retrieve(store, repo, asked), use_case)
     rows = feedback(use_case, tables, known) if settings.features.feedback else None
     table = table if rows is None else with_feedback(table, rows, use_case)
     table, warnings = _learnable(table.sort_by([("event_time", "ascending"), ("row_id", "ascending")]))
@@ -80,10 +84,11 @@ def materialize(settings: Settings, tables: Tables, now: datetime) -> int:
     at = sources.newest_event()
     entities = entities_at(use_case, sources, at)
     asks = entities.append_column("event_time", pa.array([at] * entities.num_rows, STAMP))
-    repo, store = _publish(settings, tables, sources, asks)
-    if use_case.sources[use_case.examples.source].entity is None:
-        return 0
-    return _write_online(settings, tables, repo, store, entities, at)
+    with _only_builder(settings):
+        repo, store = _publish(settings, tables, sources, asks)
+        if use_case.sources[use_case.examples.source].entity is None:
+            return 0
+        return _write_online(settings, tables, repo, store, entities, at)
 
 
 def content_hash(table: pa.Table) -> str:
@@ -111,15 +116,34 @@ def _content(column: pa.Array) -> bytes:
     return bytes(column.fill_null(0).to_numpy(zero_copy_only=False).tobytes())
 
 
+@contextmanager
+def _only_builder(settings: Settings) -> Iterator[None]:
+    """Wait for other jobs that build this use case: Feast's registry file has no lock of its own."""
+    folder = repo_folder(settings.use_case.name, settings.storage)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "build.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _publish(settings: Settings, tables: Tables, sources: Raw, asks: pa.Table) -> "tuple[FeatureRepo, FeatureStore]":
     """Put the views' rows in Iceberg and the definitions over exactly those snapshots in Feast's registry."""
     use_case, views = settings.use_case, {}
     for name, rows in view_rows(use_case, sources, asks, settings.features):
+        _check_names(name, schema_of(rows).names)
         snapshot = tables.overwrite(features_table(use_case.name, name), rows)
         views[name] = ViewRows(schema_of(rows), snapshot)
     repo = repository(use_case, views, settings.storage, settings.features)
     with redirect_stdout(sys.stderr):
         return repo, repo.apply()
+
+
+def _check_names(view: str, names: list[str]) -> None:
+    reserved = sorted({"label", "split", "moment"} & set(names))
+    if reserved:
+        raise InputError(f"view {view!r} has features named {reserved}: give them another key in conf, and 'column'.")
+    if not names:
+        raise InputError(f"view {view!r} has no feature: no column of its source can be one.")
 
 
 def _retrieve(store: "FeatureStore", repo: FeatureRepo, asked: pa.Table) -> pa.Table:
@@ -149,6 +173,8 @@ def _learnable(table: pa.Table) -> tuple[pa.Table, list[str]]:
                 f"column {name!r} is {'empty' if column.null_count else 'constant'} in the train part: dropped."
             )
             table = table.drop_columns([name])
+    if len(table.column_names) == len(_FIXED):
+        raise InputError(f"no feature is left: {' '.join(warnings)}")
     for warning in warnings:
         _LOG.warning(warning)
     return table, warnings

@@ -31,6 +31,11 @@ def features_table(use_case: str, view: str) -> str:
     return f"features.{online_view(use_case, view)}"
 
 
+def repo_folder(use_case: str, storage: Storage) -> Path:
+    """Folder of a use case's Feast repository."""
+    return Path(storage.home) / "feast" / use_case
+
+
 @dataclass(frozen=True, slots=True)
 class ViewRows:
     """Where a view's rows are: Arrow schema of its features, Iceberg snapshot."""
@@ -50,14 +55,17 @@ class FeatureRepo:
     hash: str
 
     def apply(self) -> "FeatureStore":
-        """Write ``feature_store.yaml``, apply the definitions and return the store they are in."""
+        """Write ``feature_store.yaml``, apply the definitions, forget views that left conf, and return the Feast
+        store."""
         from feast import FeatureStore
         from feast.repo_config import RepoConfig
 
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "feature_store.yaml").write_text(yaml.safe_dump(dict(self.config), sort_keys=False))
         store = FeatureStore(config=RepoConfig(repo_path=self.folder, **self.config))
-        store.apply(list(self.objects))
+        names = {item.name for item in self.objects}
+        stale = [view for view in store.list_feature_views() if view.name not in names]
+        store.apply(list(self.objects), objects_to_delete=stale, partial=not stale)
         return store
 
     def views(self) -> "list[FeatureView]":
@@ -73,7 +81,7 @@ def repository(
     """Feast objects of ``use_case``, whose views have the given rows."""
     from feast import Entity, FeatureService, ValueType
 
-    folder = Path(storage.home) / "feast" / use_case.name
+    folder = repo_folder(use_case.name, storage)
     entities = [Entity(name=key, join_keys=[key], value_type=ValueType.STRING) for key in KEYS]
     feature_views = [_view(use_case, name, rows, entities) for name, rows in views.items()]
     service = FeatureService(name=use_case.name, features=feature_views, description=use_case.title)

@@ -69,9 +69,9 @@ def own_rows(use_case: UseCase, raw: Raw) -> pa.Table:
         for column, all_back in examples.lags.items()
         for back in all_back
     ]
-    selected = ", ".join([f'"{name}"' for name in columns] + lags)
+    selected = "".join(f", {column}" for column in [*(f'"{name}"' for name in columns), *lags])
     return sql(
-        f"SELECT row_id, tenant, entity, event_time, rows.event_time AS known_at, {selected or 1} FROM rows "
+        f"SELECT row_id, tenant, entity, event_time, rows.event_time AS known_at {selected} FROM rows "
         f"WINDOW w AS (PARTITION BY tenant, entity ORDER BY event_time) ORDER BY tenant, entity, event_time",
         rows=apart(table),
     )

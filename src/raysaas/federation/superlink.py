@@ -229,7 +229,7 @@ class Federation:
         for process in processes:
             process.signal(signal.SIGTERM)
         for process in processes:
-            process.reap(timeout_s=5.0)
+            process.reap(timeout_s=2.0)
         # The SuperLink starts its executor in a session of its own, which would outlive it for seconds.
         left = _processes_below(self.home)
         for stray in left:

@@ -7,7 +7,7 @@ Protocol's liveness checks, which say nothing of any tenant.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from http import HTTPStatus
 from importlib.resources import files
@@ -40,7 +40,7 @@ class Door:
     ) -> None:
         self.predictor, self._record, self._close = predictor, record, close
         name = predictor.spec.use_case
-        self._post: Mapping[str, tuple[str, Callable[[Access, bytes], bytes]]] = {
+        self._post: Mapping[str, tuple[str, Callable[[Access, bytes], Awaitable[bytes]]]] = {
             "/predict": ("predict", predictor.predict),
             "/feedback": ("feedback", predictor.feedback),
             f"/v2/models/{name}/infer": ("predict", lambda access, body: oip.infer(predictor, access, body)),
@@ -112,7 +112,7 @@ class Door:
                 encoding = value
         access = self.predictor.gate.admit(authorization, need)
         body = await read_body(receive, length, encoding, self.predictor.spec.serve.max_body_bytes)
-        return 200, JSON, act(access, body)
+        return 200, JSON, await act(access, body)
 
     async def _not_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

@@ -36,11 +36,11 @@ def metadata(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def infer(predictor: Predictor, access: Access, body: bytes) -> bytes:
+async def infer(predictor: Predictor, access: Access, body: bytes) -> bytes:
     """Answer an inference request; features without a tensor are missing values."""
     parsed = load_object(body)
     rows = _rows(parsed.get("inputs"), predictor.spec.serve.max_instances)
-    decisions = predictor.decide(access.tenant, PredictRequest(rows, [None] * len(rows), False))
+    decisions = await predictor.decide(access.tenant, PredictRequest(rows, [None] * len(rows), False))
     outputs = [
         _tensor(name, datatype, [d[name] for d in decisions])
         for name, datatype in (("decision_id", "BYTES"), ("score", "FP64"), ("label", "BYTES"))

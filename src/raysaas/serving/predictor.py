@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ import orjson
 from raysaas.errors import CorruptBundle, Unavailable
 from raysaas.models.bundle import Bundle, Prediction
 from raysaas.records import Task
+from raysaas.serving.batch import Batcher, Decisions, Job
 from raysaas.serving.gate import Gate
 from raysaas.serving.lookup import Lookup
 from raysaas.serving.outcomes import outcome_records
@@ -48,6 +50,7 @@ class Predictor:
         self._shadow = Shadow(shadows)
         self._journals = (self._decisions, self._outcomes, shadows)
         self._random = random.Random(os.urandom(16))
+        self._batcher = Batcher(self._decide_all)
 
     def _journal(self, kind: str) -> Journal:
         serve = self.spec.serve
@@ -81,47 +84,40 @@ class Predictor:
             self.problem = f"Release {user_config.get('sequence')} was refused. {error}"
             raise
 
-    def predict(self, access: Access, body: bytes) -> bytes:
+    async def predict(self, access: Access, body: bytes) -> bytes:
         """Answer ``POST /predict``; every decision is in the journal when this returns."""
         request = parse_predict(body, self.spec.serve.max_instances)
-        decisions = self.decide(access.tenant, request)
-        return orjson.dumps({"decisions": decisions})
+        return orjson.dumps({"decisions": await self.decide(access.tenant, request)})
 
-    def decide(self, tenant: str, request: PredictRequest) -> list[Row]:
+    async def decide(self, tenant: str, request: PredictRequest) -> Decisions:
         """Score the rows of ``request`` in order and journal them; return the public part of each decision."""
+        return await self._batcher.decide(tenant, request)
+
+    def _decide_all(self, jobs: Sequence[Job]) -> list[Decisions]:
         now, answering = self.clock(), self.answering
-        rows = self._lookup.rows(tenant, request, answering.champion.bundle.encoder)
+        encoder = answering.champion.bundle.encoder
+        rows = [row for tenant, request in jobs for row in self._lookup.rows(tenant, request, encoder)]
+        tenants = [tenant for tenant, request in jobs for _ in request.instances]
+        entities = [entity for _, request in jobs for entity in request.entities]
         ids = self._ids(len(rows), now)
-        keys = [entity or key for entity, key in zip(request.entities, ids, strict=True)]
         moment = datetime.fromtimestamp(now, UTC).isoformat()
-        public: list[Row] = [{}] * len(rows)
+        public: Decisions = [{}] * len(rows)
         records: list[Row] = []
-        for version, arm, places in self._arms(answering, tenant, keys):
+        for version, arm, places in self._arms(answering, tenants, entities, ids):
             columns = self._columns(answering, version, [rows[i] for i in places] if len(places) < len(rows) else rows)
             scored = _scored(version.bundle, version.bundle.predict(columns))
             inputs = zip(*(column.tolist() for column in columns.values()), strict=True)
             for i, values, answer in zip(places, inputs, scored, strict=True):
-                public[i] = {"decision_id": ids[i], **answer, "model_version": version.number, "arm": arm}
-                records.append(
-                    {
-                        "id": ids[i],
-                        "use_case": self.spec.use_case,
-                        "tenant": tenant,
-                        "entity": request.entities[i],
-                        "inputs": dict(zip(columns, values, strict=True)),
-                        "version": version.number,
-                        "arm": arm,
-                        "score": answer["score"],
-                        "label": answer["label"],
-                        "time": moment,
-                    }
-                )
+                public[i] = {"decision_id": ids[i], **answer, "model_version": version.number, "arm": arm.value}
+                context = {"tenant": tenants[i], "entity": entities[i], "time": moment}
+                records.append(self._record(public[i], context, dict(zip(columns, values, strict=True))))
         self._decisions.append(records)
         if answering.shadow is not None:
-            self._shadow.score(answering.shadow, records, rows)
-        return public
+            self._shadow.score(answering.shadow, records)
+        parts = iter(public)
+        return [list(islice(parts, len(request.instances))) for _, request in jobs]
 
-    def feedback(self, access: Access, body: bytes) -> bytes:
+    async def feedback(self, access: Access, body: bytes) -> bytes:
         """Answer ``POST /feedback``; every outcome is in the journal when this returns."""
         now = datetime.fromtimestamp(self.clock(), UTC)
         outcomes = parse_feedback(body, self.spec.serve.max_instances, now)
@@ -161,12 +157,26 @@ class Predictor:
         head, bits = f"{int(now * 1000):012x}", self._random.getrandbits
         return [f"{head}{bits(80):020x}" for _ in range(num)]
 
+    def _record(self, decision: Row, context: Row, inputs: Row) -> Row:
+        return {
+            "id": decision["decision_id"],
+            "use_case": self.spec.use_case,
+            "inputs": inputs,
+            "version": decision["model_version"],
+            "arm": decision["arm"],
+            "score": decision["score"],
+            "label": decision["label"],
+            **context,
+        }
+
     def _arms(
-        self, answering: Answering, tenant: str, keys: Sequence[str]
+        self, answering: Answering, tenants: Sequence[str], entities: Sequence[str | None], ids: Sequence[str]
     ) -> list[tuple[Version, ArmName, Sequence[int]]]:
         if answering.challenger is None or answering.share <= 0:
-            return [(answering.champion, ArmName.champion, range(len(keys)))]
-        arms = [pick(answering.share, self.spec.use_case, tenant, key, answering.experiment) for key in keys]
+            return [(answering.champion, ArmName.champion, range(len(ids)))]
+        share, use_case, experiment = answering.share, self.spec.use_case, answering.experiment
+        rows = zip(tenants, entities, ids, strict=True)
+        arms = [pick(share, use_case, tenant, entity or key, experiment) for tenant, entity, key in rows]
         sides = ((answering.champion, ArmName.champion), (answering.challenger, ArmName.challenger))
         split = [(version, arm, [i for i, a in enumerate(arms) if a is arm]) for version, arm in sides]
         return [side for side in split if side[2]]

@@ -21,14 +21,12 @@ class Shadow:
         self._room = BoundedSemaphore(_WAITING)
         self.num_skipped = 0
 
-    def score(
-        self, version: Version, decisions: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
-    ) -> None:
+    def score(self, version: Version, decisions: Sequence[Mapping[str, Any]]) -> None:
         """Queue the rows of one answered request; ``decisions`` are their journal records."""
         if self._room.acquire(blocking=False):
             self._pool.submit(self._run, version, decisions)
         else:
-            self.num_skipped += len(rows)
+            self.num_skipped += len(decisions)
 
     def _run(self, version: Version, decisions: Sequence[Mapping[str, Any]]) -> None:
         try:

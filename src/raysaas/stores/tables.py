@@ -100,7 +100,9 @@ class Tables:
         for _ in range(_COMMIT_TRIES):
             table = self.ensure(name, rows.schema)
             try:
-                getattr(table, verb)(_aligned(rows, table.schema().as_arrow()), snapshot_properties=properties)
+                # An empty table has nothing to overwrite, and pyiceberg would warn of that.
+                write = table.overwrite if verb == "overwrite" and table.current_snapshot() else table.append
+                write(_aligned(rows, table.schema().as_arrow()), snapshot_properties=properties)
                 return _current(table)
             except CommitFailedException:
                 continue

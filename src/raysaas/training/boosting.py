@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import lightgbm
 
 MODEL_FILE = "model.txt"
-FOLDS = 5
+FOLDS, FOLDS_OF_MANY = 5, 3
+# From this many cells on, cross-validation takes fewer folds: hundreds of columns would take a minute.
+MANY_CELLS = 400_000
 STOPPING_ROUNDS = 50
 SOCKET_TIMEOUT_MIN = 10
 
@@ -80,8 +82,9 @@ def _cross_validated(plan: TreePlan, params: dict[str, Any], rows: pa.Table) -> 
 
     stop = lightgbm.early_stopping(STOPPING_ROUNDS, verbose=False)
     stratified = plan.target.task is not Task.regression
+    folds = FOLDS if rows.num_rows * len(plan.encoder.fields) < MANY_CELLS else FOLDS_OF_MANY
     curves = lightgbm.cv(
-        params, _dataset(plan, rows), plan.num_trees, nfold=FOLDS, stratified=stratified, shuffle=True,
+        params, _dataset(plan, rows), plan.num_trees, nfold=folds, stratified=stratified, shuffle=True,
         seed=int(params["seed"]), callbacks=[stop],
     )  # fmt: skip
     return max(1, *(len(curve) for curve in curves.values()))

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,25 @@ BASELINE_CELLS = 20_000_000
 
 Metrics = dict[str, float]
 Predict = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+
+
+class Fitted(Protocol):
+    """What the gate and the registry need of a fitted model, whichever room it comes from."""
+
+    @property
+    def family(self) -> Family: ...
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+
+    @property
+    def baseline(self) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

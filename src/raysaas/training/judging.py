@@ -10,7 +10,7 @@ from raysaas.models.fields import Columns
 from raysaas.settings import Settings
 from raysaas.training import evaluate
 from raysaas.training.arrays import Target, columns, kinds, part
-from raysaas.training.evaluate import Candidate, Gate, Leak
+from raysaas.training.evaluate import Fitted, Gate, Leak
 from raysaas.training.runs import truth
 
 
@@ -35,7 +35,7 @@ class Judge:
             f"{leak.feature} alone predicts the label ({leak.score:.4f}): is it known in time?" for leak in self.leaks
         ]
 
-    def verdict(self, candidate: Candidate, champion: Path | None) -> Gate:
+    def verdict(self, candidate: Fitted, champion: Path | None) -> Gate:
         """The gate's verdict on ``candidate``; ``champion`` is the bundle that answers now."""
         refused = [leak.feature for leak in self.leaks if leak.feature not in self._settings.use_case.allow_leaks]
         against = self.measure(champion) if champion else None

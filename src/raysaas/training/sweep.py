@@ -1,6 +1,6 @@
 """Ray Tune over the network: Optuna proposes, ASHA stops the hopeless, the best checkpoint is the candidate.
 
-A trial runs ``loop.Fitter`` in its own Tune actor with one worker, not in a nested Ray Train run. Measured side by side
+A trial runs ``Fitter`` in its own Tune actor with one worker, not in a nested Ray Train run. Measured side by side
 on 2 busy cores, eight epochs on 10,000 rows: four trials like this took 16 s, as their actors are reused; nested, the
 first two alone took 37 s (a controller, a cleaner and a worker process each). Data-parallel fits are ``trainer``'s.
 """
@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from raysaas.errors import Unavailable
 from raysaas.settings import Settings
-from raysaas.training import loop, runs
+from raysaas.training import runs
 from raysaas.training.arrays import feature_names, part
 from raysaas.training.evaluate import Candidate
+from raysaas.training.fitter import Fitter, Plan, limit_threads
 from raysaas.training.trainer import final_state, network_candidate, plan_of
 
 if TYPE_CHECKING:
@@ -48,20 +49,20 @@ def sweep(settings: Settings, table: pa.Table, out: Path) -> tuple[Candidate, li
     return made, rows
 
 
-def plan_with(base: loop.Plan, choice: dict[str, Any]) -> loop.Plan:
-    """The plan of one trial: ``hidden`` is a key of ``HIDDEN``, the other choices are fields of ``loop.Plan``."""
+def plan_with(base: Plan, choice: dict[str, Any]) -> Plan:
+    """The plan of one trial: ``hidden`` is a key of ``HIDDEN``, the other choices are fields of ``Plan``."""
     return replace(base, **{**choice, "hidden": HIDDEN[choice["hidden"]]})
 
 
-def trial(choice: dict[str, Any], base: loop.Plan, train: pa.Table, valid: pa.Table) -> None:
+def trial(choice: dict[str, Any], base: Plan, train: pa.Table, valid: pa.Table) -> None:
     """Tune's function trainable: one fit that reports its valid loss and a checkpoint after each epoch."""
     import torch
     from ray import tune
 
     plan = plan_with(base, choice)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loop.limit_threads(device)
-    fitter = loop.Fitter(plan, device=device)
+    limit_threads(device)
+    fitter = Fitter(plan, device=device)
     checkpoint = tune.get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
@@ -75,7 +76,7 @@ def trial(choice: dict[str, Any], base: loop.Plan, train: pa.Table, valid: pa.Ta
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
-def _tuner(settings: Settings, base: loop.Plan, table: pa.Table) -> Any:
+def _tuner(settings: Settings, base: Plan, table: pa.Table) -> Any:
     import optuna
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler

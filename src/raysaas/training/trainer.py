@@ -10,7 +10,7 @@ import pyarrow as pa
 from raysaas.models import network, steps
 from raysaas.records import Family
 from raysaas.settings import Settings
-from raysaas.training import loop, runs
+from raysaas.training import fitter, loop, runs
 from raysaas.training.arrays import feature_names, part
 from raysaas.training.evaluate import Candidate
 from raysaas.training.trees import fit_trees
@@ -37,7 +37,7 @@ def fit_network(
 ) -> Candidate:
     """Fit the network by data-parallel workers (gloo, or NCCL with a GPU each) and save its bundle at ``out``.
 
-    ``overrides`` replace fields of ``loop.Plan``. Early stopping keeps the best weights on the valid rows; a killed
+    ``overrides`` replace fields of ``fitter.Plan``. Early stopping keeps the best weights on the valid rows; a killed
     worker goes on from the last checkpoint, at most ``train.max_failures`` times.
     """
     started = time.monotonic()
@@ -46,18 +46,18 @@ def fit_network(
     return network_candidate(plan, material, out, run_workers(settings, plan, table), started=started)
 
 
-def run_workers(settings: Settings, plan: loop.Plan, table: pa.Table) -> dict[str, Any]:
-    """Run Ray Train's workers to the end; returns the final state, as ``loop.Fitter.save`` wrote it."""
+def run_workers(settings: Settings, plan: fitter.Plan, table: pa.Table) -> dict[str, Any]:
+    """Run Ray Train's workers to the end; returns the final state, as ``fitter.Fitter.save`` wrote it."""
     result = runs.run(_trainer(settings, plan, table))
     state = final_state(result)
     runs.discard(result.path)
     return state
 
 
-def plan_of(settings: Settings, material: runs.Material) -> loop.Plan:
+def plan_of(settings: Settings, material: runs.Material) -> fitter.Plan:
     """The plan of a network fit as configured."""
     model, train = settings.model, settings.train
-    return loop.Plan(
+    return fitter.Plan(
         use_case=settings.use_case.name, encoder=material.encoder, target=material.target, hidden=tuple(model.hidden),
         dropout=model.dropout, learning_rate=train.learning_rate, weight_decay=train.weight_decay,
         batch_size=train.batch_size, epochs=train.epochs, patience=train.patience, seed=settings.seed,
@@ -66,9 +66,9 @@ def plan_of(settings: Settings, material: runs.Material) -> loop.Plan:
 
 
 def network_candidate(
-    plan: loop.Plan, material: runs.Material, out: Path, state: dict[str, Any], *, started: float
+    plan: fitter.Plan, material: runs.Material, out: Path, state: dict[str, Any], *, started: float
 ) -> Candidate:
-    """The candidate of a fit's final ``state``, as ``loop.Fitter.save`` wrote it."""
+    """The candidate of a fit's final ``state``, as ``fitter.Fitter.save`` wrote it."""
     target = material.target
     module = network.build(plan.encoder.width, target.outputs, plan.hidden, plan.dropout)
     best: dict[str, Tensor] = state["best"]
@@ -80,7 +80,7 @@ def network_candidate(
     return runs.candidate(material, out, Family.network, outputs, started=started, network=module, meta=meta)
 
 
-def _trainer(settings: Settings, plan: loop.Plan, table: pa.Table) -> Any:
+def _trainer(settings: Settings, plan: fitter.Plan, table: pa.Table) -> Any:
     import ray
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -114,4 +114,4 @@ def _features(table: pa.Table) -> pa.Table:
 def final_state(result: Any) -> dict[str, Any]:
     """The fit's state in the last checkpoint of a Ray Train or Tune result."""
     with result.checkpoint.as_directory() as folder:
-        return loop.read_state(Path(folder))
+        return fitter.read_state(Path(folder))

@@ -26,7 +26,7 @@ OBJECTIVES = {Task.binary: "binary", Task.multiclass: "multiclass", Task.regress
 def fit_trees(settings: Settings, table: pa.Table, out: Path, *, material: runs.Material | None = None) -> Candidate:
     """Fit LightGBM by Ray Train and save its bundle at ``out``; deterministic by ``seed``.
 
-    The number of trees is what early stopping on the valid rows (5-fold cross-validation below 3,000 rows) finds best;
+    The number of trees is what early stopping on the valid rows (cross-validation below 3,000 rows) finds best;
     then train and valid rows together are fitted with it. One worker up to 2 million rows, then ``train.num_workers``
     with ``tree_learner=data``. A killed worker starts again: trees are not checkpointed half-way.
     """
