@@ -23,8 +23,9 @@ import pyarrow.parquet as pq
 import ray
 
 from raysaas.ingest.pipeline import ingest
-from raysaas.settings import Column, ColumnType, Examples, Settings, Source, Storage, UseCase
+from raysaas.settings import Settings, Storage
 from raysaas.stores.tables import Tables
+from raysaas.use_case import Column, ColumnType, Examples, Source, UseCase
 
 SOURCE = Source(
     path="rows.csv", entity="user", time="at", unique=["id"], time_order=True,

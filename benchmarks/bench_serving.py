@@ -187,8 +187,9 @@ def load(port: int, key: str, num: int, seconds: float, results: "multiprocessin
 
 def measure(port: int, key: str, num: int, seconds: float) -> tuple[float, float, float]:
     """Requests a second, p50 and p99 in milliseconds."""
-    results: multiprocessing.Queue[list[float]] = multiprocessing.Queue()
-    client = multiprocessing.Process(target=load, args=(port, key, num, seconds, results))
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[list[float]] = context.Queue()
+    client = context.Process(target=load, args=(port, key, num, seconds, results))
     client.start()
     latencies = sorted(results.get(timeout=seconds + 30))
     client.join()
@@ -203,7 +204,7 @@ def run(name: str, folder: Path, seconds: float) -> dict[int, tuple[float, float
         port = probe.getsockname()[1]
     argument = folder if name == "raysaas" else folder / "bundle" / "model.onnx"
     command = [sys.executable, __file__, "--server", name, str(argument), str(port)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
     try:
         key = _wait_ready(port, folder, name)
@@ -220,12 +221,12 @@ def run(name: str, folder: Path, seconds: float) -> dict[int, tuple[float, float
 def _wait_ready(port: int, folder: Path, name: str) -> str:
     import httpx
 
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         place = folder / "key"
         key = place.read_text() if name == "raysaas" and place.exists() else ""
         try:
-            headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"} if key else {}
+            headers = {"Authorization": f"Bearer {key or 'none'}", "Content-Type": "application/json"}
             if httpx.post(f"http://127.0.0.1:{port}/bench/predict", content=BODY, headers=headers).status_code == 200:
                 return key
         except httpx.HTTPError:

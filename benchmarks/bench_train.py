@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raysaas.settings import Examples, Settings, Source, Storage, UseCase
+from raysaas.settings import Settings, Storage
+from raysaas.use_case import Examples, Source, UseCase
 
-PLAIN = '''
+PLAIN = """
 import json, os, sys, time
 import numpy as np, torch
 import torch.distributed as dist
@@ -56,7 +57,7 @@ for _ in range(epochs):
 if rank == 0:
     json.dump({"epochs": times, "loss": float(total) / rows_in_all}, open(out, "w"))
 dist.destroy_process_group()
-'''
+"""
 
 
 def main() -> None:

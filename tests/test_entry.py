@@ -78,7 +78,8 @@ EXIT_CODES = {Terminal: 65, Transient: 75, RaysaasError: 1}
 
 
 def all_errors(root: type[RaysaasError] = RaysaasError) -> list[type[RaysaasError]]:
-    return [root, *(found for child in root.__subclasses__() for found in all_errors(child))]
+    children = [child for child in root.__subclasses__() if child.__module__ == errors.__name__]
+    return [root, *(found for child in children for found in all_errors(child))]
 
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda k: k.__name__)

@@ -23,6 +23,7 @@ from raysaas.records import OrderState, RetrainOrder, Severity
 from raysaas.replay import Replayer, plant
 from raysaas.settings import Settings
 from raysaas.stores.ledger import Ledger
+from raysaas.stores.online import OnlineStore, online_views
 
 _WINDOWS = 2  # windows of calm decisions, and of changed ones before patience starts
 _ORDER_S, _RETRAIN_S = 60, 300
@@ -188,12 +189,10 @@ class _Story:
         say(_counts(_simulate(self.settings, since=_change_day(self.settings))))
         lifecycle.ingest(self.settings)
         lifecycle.materialize(self.settings)
-        table = _training_rows(self.settings)
-        newest = table.filter(pc.equal(table["event_time"], pc.max(table["event_time"])))
-        pairs = list(zip(newest["tenant"].to_pylist(), newest["entity"].to_pylist(), strict=True))
+        online = OnlineStore(str(self.settings.storage.online_path))
+        pairs = online.keys(online_views(self.settings.use_case)[0])
         wanted = self.settings.drift.window * (_WINDOWS + 1)
-        for _ in range(-(-wanted // max(len(pairs), 1))):
-            replayer.entities(pairs)
+        replayer.entities(pairs[: max(wanted, 1)])
 
     def _drifted(self) -> dict[str, Any]:
         reports = self.ledger.drift(self.name)

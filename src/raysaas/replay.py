@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from raysaas.client import Client
 from raysaas.errors import RaysaasError
-from raysaas.settings import Change
+from raysaas.use_case import Change
 
 BATCH = 20
 _ROW_COLUMNS = ("row_id", "tenant", "entity", "event_time", "known_at", "split", "label")

@@ -72,8 +72,14 @@ def test_failure_is_said_with_its_last_words(tmp_path: Path) -> None:
 def test_windows_that_left_the_journal_are_read_from_the_log(tmp_path: Path) -> None:
     start = datetime(2026, 1, 1, tzinfo=UTC)
     rows = [
-        {"id": str(i), "use_case": "shop", "inputs": json.dumps({"n": i}), "version": 1 + i % 2, "score": i / 10,
-         "time": start + timedelta(seconds=i)}
+        {
+            "id": str(i),
+            "use_case": "shop",
+            "inputs": json.dumps({"n": i}),
+            "version": 1 + i % 2,
+            "score": i / 10,
+            "time": start + timedelta(seconds=i),
+        }
         for i in range(10)
     ]
     tables = Tables(Storage(home=str(tmp_path)))

@@ -22,9 +22,10 @@ from raysaas.features.build import content_hash, materialize, training_set
 from raysaas.features.definitions import ViewRows, features_table, repository
 from raysaas.features.fanout import partitioned
 from raysaas.features.views import schema_of
-from raysaas.settings import Column, ColumnType, ExampleKind, Examples, Settings, Source, Storage, UseCase, View
+from raysaas.settings import Settings, Storage
 from raysaas.stores.online import OnlineStore
 from raysaas.stores.tables import Tables
+from raysaas.use_case import Column, ColumnType, ExampleKind, Examples, Source, UseCase, View
 
 COLUMNS = {
     "y": Column(type=ColumnType.category), "number": Column(), "integer": Column(type=ColumnType.integer),

@@ -20,7 +20,8 @@ from raysaas.federation.superlink import Federation, Process, free_ports
 from raysaas.models import bundle
 from raysaas.models.encode import Encoder
 from raysaas.records import Family, Task
-from raysaas.settings import Examples, Federated, Model, Settings, Source, Storage, UseCase
+from raysaas.settings import Federated, Model, Settings, Storage
+from raysaas.use_case import Examples, Source, UseCase
 from raysaas_edge import rows
 
 _toys = importlib.util.spec_from_file_location("_toys", Path(__file__).parents[1] / "federation" / "conftest.py")

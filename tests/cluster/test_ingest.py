@@ -22,8 +22,9 @@ import ray
 from raysaas.errors import ConfigError, ContractError, InputError, Unavailable
 from raysaas.ingest import pipeline, planning
 from raysaas.ingest.pipeline import ingest
-from raysaas.settings import Column, ColumnType, Examples, Ingest, Settings, Source, Storage, UseCase
+from raysaas.settings import Ingest, Settings, Storage
 from raysaas.stores.tables import Tables
+from raysaas.use_case import Column, ColumnType, Examples, Source, UseCase
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TEXT, WHOLE, TIME = ColumnType.category, ColumnType.integer, ColumnType.time

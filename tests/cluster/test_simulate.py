@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from raysaas.ingest import simulate as simulator
-from raysaas.settings import Simulation
+from raysaas.use_case import Simulation
 
 
 def test_ray_writes_the_rows_of_one_process(ray_cluster: Any, tmp_path: Path) -> None:
@@ -16,6 +16,8 @@ def test_ray_writes_the_rows_of_one_process(ray_cluster: Any, tmp_path: Path) ->
     assert spread == alone
     assert len(list((tmp_path / "spread").glob("accounts-202501-*.parquet"))) == 2
     order = [("used_at", "ascending"), ("account_id", "ascending")]
-    rows = [ds.dataset(sorted((tmp_path / where).glob("usage-*.parquet"))).to_table().sort_by(order)
-            for where in ("alone", "spread")]
+    rows = [
+        ds.dataset(sorted((tmp_path / where).glob("usage-*.parquet"))).to_table().sort_by(order)
+        for where in ("alone", "spread")
+    ]
     assert rows[0] == rows[1]

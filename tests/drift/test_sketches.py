@@ -18,8 +18,12 @@ PROFILE = Profile.fit(
 VALUE = st.none() | st.integers(-50, 150) | st.floats(-50, 150) | st.booleans() | st.sampled_from(["a", "b", "c"])
 RECORDS = st.lists(st.tuples(VALUE, VALUE, st.floats(0, 1)), min_size=2, max_size=40).map(
     lambda rows: [
-        {"id": str(i), "inputs": {"age": age, "plan": plan}, "score": score,
-         "time": (START + timedelta(seconds=(i * 7) % 11)).isoformat()}
+        {
+            "id": str(i),
+            "inputs": {"age": age, "plan": plan},
+            "score": score,
+            "time": (START + timedelta(seconds=(i * 7) % 11)).isoformat(),
+        }
         for i, (age, plan, score) in enumerate(rows)
     ]
 )

@@ -1,4 +1,4 @@
-"""A user's own file: `raysaas init`, `raysaas run pipeline`, requests, feedback, `why`. The commands are real processes."""
+"""A user's own file: `raysaas init`, `raysaas run pipeline`, requests, feedback, `why`; real processes throughout."""
 
 import json
 import subprocess
@@ -20,22 +20,22 @@ def leads(path: Path, num_rows: int = 1500) -> Path:
     calls, budget = rng.poisson(3, num_rows), rng.lognormal(8, 1, num_rows)
     origin = rng.choice(["ad", "friend", "fair, abroad"], num_rows)
     logit = 0.9 * (calls - 3) + 1.2 * (origin == "friend") + 0.8 * (np.log(budget) - 8) - 0.5
-    frame = pd.DataFrame({
-        "Lead ID": [f"L-{i:05d}" for i in range(num_rows)],
-        "# calls": np.where(rng.random(num_rows) < 0.1, np.nan, calls),
-        "Budget (EUR)": budget.round(2),
-        "origin": origin,
-        "country": "DE",
-        "Bought?": np.where(rng.random(num_rows) < 1 / (1 + np.exp(-logit)), "yes", "no"),
-    })
+    frame = pd.DataFrame(
+        {
+            "Lead ID": [f"L-{i:05d}" for i in range(num_rows)],
+            "# calls": np.where(rng.random(num_rows) < 0.1, np.nan, calls),
+            "Budget (EUR)": budget.round(2),
+            "origin": origin,
+            "country": "DE",
+            "Bought?": np.where(rng.random(num_rows) < 1 / (1 + np.exp(-logit)), "yes", "no"),
+        }
+    )
     frame.to_csv(path, index=False)
     return path
 
 
 @pytest.fixture(scope="module")
-def served(
-    tmp_path_factory: pytest.TempPathFactory, platform: SimpleNamespace
-) -> SimpleNamespace:
+def served(tmp_path_factory: pytest.TempPathFactory, platform: SimpleNamespace) -> SimpleNamespace:
     """The file taken to a served model, once for this module."""
     import os
     import sys
@@ -46,9 +46,7 @@ def served(
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [str(Path(sys.executable).parent / "raysaas"), *arguments]
         env = {**os.environ, "RAYSAAS_HOME": str(platform.home)}
-        return subprocess.run(
-            command, cwd=folder, env=env, capture_output=True, text=True, timeout=400, check=False
-        )
+        return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=400, check=False)
 
     init = run("init", "leads", "--data", "leads.csv", "--json")
     assert init.returncode == 0, init.stderr

@@ -11,7 +11,7 @@ from raysaas.errors import InputError
 from raysaas.features.examples import cut_times, entities_at, examples
 from raysaas.features.raw import raw as read_raw
 from raysaas.records import Task
-from raysaas.settings import Column, ExampleKind, Examples, Source, UseCase, View
+from raysaas.use_case import Column, ExampleKind, Examples, Source, UseCase, View
 
 SIGNUPS = raw([{"entity": entity, "at": at} for entity, at in [("a", 0), ("b", 0), ("late", 35), ("gone", 0)]])
 CHURNS = raw([{"entity": "a", "at": 50, "known": 60}, {"entity": "gone", "at": 10}])

@@ -10,8 +10,8 @@ import pyarrow as pa
 from tests.features.worlds import NOW, STAMP, T0, day, world
 
 from raysaas.features.feedback import MIN_ROWS, feedback, with_feedback
-from raysaas.settings import Column, Examples, Source, UseCase
 from raysaas.stores.tables import Tables
+from raysaas.use_case import Column, Examples, Source, UseCase
 
 CASE = UseCase(name="u", sources={"log": Source(columns={"y": Column()})}, examples=Examples(source="log", label="y"))
 

@@ -11,7 +11,7 @@ from tests.features.worlds import STAMP, T0
 
 from raysaas.errors import InputError
 from raysaas.features.split import shares, split
-from raysaas.settings import Split, SplitBy
+from raysaas.use_case import Split, SplitBy
 
 
 def table(days: list[int], entities: list[str] | None = None) -> pa.Table:

@@ -10,7 +10,8 @@ from raysaas.errors import InputError
 from raysaas.features.raw import Raw
 from raysaas.features.raw import raw as read_raw
 from raysaas.features.views import feature_names, latest_rows, own_rows, view_rows
-from raysaas.settings import Column, ColumnType, Examples, Features, Source, UseCase, View
+from raysaas.settings import Features
+from raysaas.use_case import Column, ColumnType, Examples, Source, UseCase, View
 
 COLUMNS = {"y": Column(), "x": Column(), "kind": Column(type=ColumnType.category), "note": Column(type=ColumnType.text),
            "off": Column(feature=False), "out": Column()}  # fmt: skip

@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from raysaas.settings import Settings, Storage, UseCase
+from raysaas.settings import Settings, Storage
 from raysaas.stores.tables import Tables
+from raysaas.use_case import UseCase
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = T0 + timedelta(days=365)

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pytest
 
 from raysaas.records import Task
-from raysaas.settings import Examples, Federated, Model, Settings, Source, Storage, UseCase
+from raysaas.settings import Federated, Model, Settings, Storage
+from raysaas.use_case import Examples, Source, UseCase
 
 # Machines are shared: a slow example is not a failure.
 hypothesis.settings.register_profile("shared-machine", deadline=None)

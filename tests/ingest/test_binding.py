@@ -5,7 +5,7 @@ import pytest
 
 from raysaas.errors import ConfigError
 from raysaas.ingest.binding import bind, candidates, infer, validate
-from raysaas.settings import Column, ColumnType, Source
+from raysaas.use_case import Column, ColumnType, Source
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raysaas.ingest.casts import NULLS, cast, day_first
-from raysaas.settings import ColumnType
+from raysaas.use_case import ColumnType
 
 WORDS = ["", " ", "NA", "nan", "NULL", "abc", "inf", "-Infinity", "1e999", "+3", ".5", "5.", "1_000", "1,000", "0x10",
          "12.0", "12.7", "1e5", "-0", "9223372036854775808", "yes", "No", "f",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raysaas.errors import ConfigError, InputError
 from raysaas.ingest.contract import check
-from raysaas.settings import Column, ColumnType, Source
+from raysaas.use_case import Column, ColumnType, Source
 
 NOW = datetime(2025, 6, 1, tzinfo=UTC)
 SOURCE = Source(

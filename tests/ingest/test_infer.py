@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from raysaas.errors import InputError
 from raysaas.ingest.infer import infer, to_yaml
 from raysaas.records import Task
-from raysaas.settings import ColumnType, UseCase
+from raysaas.use_case import ColumnType, UseCase
 
 ROWS = 60
 COLUMNS = {
@@ -50,8 +50,12 @@ KINDS = st.lists(st.sampled_from(sorted(COLUMNS)), min_size=6, max_size=6)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(names=st.lists(NAMES, min_size=2, max_size=6, unique=True), kinds=KINDS,
-       suffix=st.sampled_from(["csv", "parquet"]), seed=st.integers(0, 99))
+@given(
+    names=st.lists(NAMES, min_size=2, max_size=6, unique=True),
+    kinds=KINDS,
+    suffix=st.sampled_from(["csv", "parquet"]),
+    seed=st.integers(0, 99),
+)
 def test_what_pandas_wrote_comes_back_through_yaml(
     tmp_path: Path, names: list[str], kinds: list[str], suffix: str, seed: int
 ) -> None:
@@ -68,15 +72,18 @@ def test_what_pandas_wrote_comes_back_through_yaml(
     assert {column.column or key for key, column in source.columns.items()} <= set(data.columns)
 
 
-@pytest.mark.parametrize(("values", "task", "positive"), [
-    (["No", "Yes", "No", "No"], Task.binary, "Yes"),
-    ([0, 1, 0, 1], Task.binary, "1"),
-    ([True, False, False, False], Task.binary, "True"),
-    (["b", "a", "a", "a"], Task.binary, "b"),
-    ([1, 2, 3, 4], Task.multiclass, None),
-    (["x", "y", "z", "z"], Task.multiclass, None),
-    ([1.5, 2.5, 3.5, 1.5], Task.regression, None),
-])
+@pytest.mark.parametrize(
+    ("values", "task", "positive"),
+    [
+        (["No", "Yes", "No", "No"], Task.binary, "Yes"),
+        ([0, 1, 0, 1], Task.binary, "1"),
+        ([True, False, False, False], Task.binary, "True"),
+        (["b", "a", "a", "a"], Task.binary, "b"),
+        ([1, 2, 3, 4], Task.multiclass, None),
+        (["x", "y", "z", "z"], Task.multiclass, None),
+        ([1.5, 2.5, 3.5, 1.5], Task.regression, None),
+    ],
+)
 def test_the_task_follows_from_the_values_of_the_label(
     tmp_path: Path, values: list[Any], task: Task, positive: str | None
 ) -> None:
@@ -106,10 +113,13 @@ def test_ids_constants_and_texts_are_dropped_with_a_sentence_each(tmp_path: Path
 
 def test_messy_numbers_are_cleaned_and_codes_stay_words(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
-    data = frame(age=np.where(rng.random(200) < 0.05, "?", rng.integers(18, 90, 200).astype(str)),
-                 pay=[f"${x:,.2f}" for x in rng.lognormal(9, 1, 200)],
-                 zip=[f"{x:05d}" for x in rng.integers(1, 20, 200)], y=rng.integers(0, 2, 200),
-                 active=rng.choice(["YES", "no", ""], 200))
+    data = frame(
+        age=np.where(rng.random(200) < 0.05, "?", rng.integers(18, 90, 200).astype(str)),
+        pay=[f"${x:,.2f}" for x in rng.lognormal(9, 1, 200)],
+        zip=[f"{x:05d}" for x in rng.integers(1, 20, 200)],
+        y=rng.integers(0, 2, 200),
+        active=rng.choice(["YES", "no", ""], 200),
+    )
     source = inferred(tmp_path, data)[0].sources["rows"]
     assert set(source.derive) == {"age", "pay"}
     assert source.columns["zip"].type is ColumnType.category
@@ -124,13 +134,16 @@ def test_time_and_tenant_are_found(tmp_path: Path) -> None:
     assert {"created_at_hour", "created_at_weekday"} == set(source.derive)
 
 
-@pytest.mark.parametrize(("given_", "message"), [
-    ({"label": "chrun"}, "the nearest is 'churn'"),
-    ({"label": "fixed"}, "only the value 'a'"),
-    ({"label": "void"}, "no value at all"),
-    ({"label": "names"}, "too many to be classes"),
-    ({"time": "x"}, "not times"),
-])
+@pytest.mark.parametrize(
+    ("given_", "message"),
+    [
+        ({"label": "chrun"}, "the nearest is 'churn'"),
+        ({"label": "fixed"}, "only the value 'a'"),
+        ({"label": "void"}, "no value at all"),
+        ({"label": "names"}, "too many to be classes"),
+        ({"time": "x"}, "not times"),
+    ],
+)
 def test_what_cannot_be_is_refused_by_name(tmp_path: Path, given_: dict[str, str], message: str) -> None:
     data = frame(names=[f"n{i}" for i in range(200)], fixed="a", void=None, churn=[0, 1] * 100)
     with pytest.raises(InputError, match=message):

@@ -15,7 +15,7 @@ from raysaas.errors import InputError
 from raysaas.ingest import formats
 from raysaas.ingest.formats import blocks, split
 from raysaas.ingest.sources import describe, discover, identifier, read
-from raysaas.settings import Format, Source
+from raysaas.use_case import Format, Source
 
 
 def _file(folder: Path, name: str, content: str | bytes) -> Path:

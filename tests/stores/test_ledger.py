@@ -85,7 +85,12 @@ def test_one_retrain_order_is_open_at_a_time(ledger: Ledger) -> None:
     assert ledger.open_order("churn", "still running", {}, NOW) is None
     ledger.close_order(order.id, OrderState.done, "version 2", NOW)
     closed = ledger.order(order.id)
-    assert (closed.state, closed.result, closed.closed_at, closed.evidence) == (OrderState.done, "version 2", NOW, {"psi": 0.5})
+    assert (closed.state, closed.result, closed.closed_at, closed.evidence) == (
+        OrderState.done,
+        "version 2",
+        NOW,
+        {"psi": 0.5},
+    )
     assert ledger.open_order("churn", "next", {}, NOW) is not None
     with pytest.raises(NotFound):
         ledger.order(99)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.contracts.online import T0, OnlineStoreContract, row
 
-from raysaas.settings import Column, Examples, Source, UseCase, View
 from raysaas.stores.online import OnlineStore, online_views
+from raysaas.use_case import Column, Examples, Source, UseCase, View
 
 
 class TestSqlite(OnlineStoreContract):

@@ -30,12 +30,14 @@ def test_a_version_is_a_snapshot_that_stays_readable(tables: Tables) -> None:
 
 
 def test_types_come_back_as_the_platform_writes_them(tables: Tables) -> None:
-    rows = pa.table({
-        "s": pa.array(["x", None], pa.large_string()),
-        "t": pa.array([NOW, None], pa.timestamp("ns", "UTC")),
-        "n": [1.5, None],
-        "b": [True, None],
-    })
+    rows = pa.table(
+        {
+            "s": pa.array(["x", None], pa.large_string()),
+            "t": pa.array([NOW, None], pa.timestamp("ns", "UTC")),
+            "n": [1.5, None],
+            "b": [True, None],
+        }
+    )
     tables.append("raw.x", rows)
     back = tables.read("raw.x")
     assert back.schema.types == [pa.string(), pa.timestamp("us", "UTC"), pa.float64(), pa.bool_()]

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from raysaas.records import Task
-from raysaas.settings import Examples, Settings, Source, Storage, UseCase
+from raysaas.settings import Settings, Storage
+from raysaas.use_case import Examples, Source, UseCase
 
 
 def training_set(num_rows: int, task: Task = Task.binary, *, seed: int = 0, num_numbers: int = 4) -> pa.Table:

@@ -24,9 +24,10 @@ from raysaas.features.raw import STAMP, Raw, raw
 from raysaas.features.split import split
 from raysaas.features.views import latest_rows, schema_of, view_rows
 from raysaas.records import TrainingSet
-from raysaas.settings import ExampleKind, Settings, UseCase
+from raysaas.settings import Settings
 from raysaas.stores.online import OnlineStore
 from raysaas.stores.tables import Tables
+from raysaas.use_case import ExampleKind, UseCase
 
 if TYPE_CHECKING:
     from feast import FeatureStore

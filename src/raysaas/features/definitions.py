@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import yaml
 
-from raysaas.settings import Features, Storage, UseCase
+from raysaas.settings import Features, Storage
 from raysaas.stores.online import online_view
+from raysaas.use_case import UseCase
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView

@@ -9,7 +9,7 @@ from raysaas.errors import InputError
 from raysaas.features.raw import STAMP, Raw, sql
 from raysaas.features.views import apart
 from raysaas.records import Task
-from raysaas.settings import ExampleKind, UseCase
+from raysaas.use_case import ExampleKind, UseCase
 
 DAY = timedelta(days=1)
 COLUMNS = ["row_id", "tenant", "entity", "event_time", "known_at", "label", "moment"]
@@ -24,9 +24,18 @@ def examples(use_case: UseCase, raw: Raw) -> pa.Table:
     table = _rows(use_case, raw) if use_case.examples.kind is ExampleKind.rows else _cuts(use_case, raw)
     label = normal_label(table["label"], use_case.task)
     table = table.select([name for name in COLUMNS if name != "label"]).append_column("label", label).select(COLUMNS)
-    table = table.filter(pc.is_valid(table["label"]))
+    table = _recent(table.filter(pc.is_valid(table["label"])), use_case.examples.keep_days)
     _check(table, use_case)
     return table
+
+
+def _recent(table: pa.Table, keep_days: int | None) -> pa.Table:
+    """The examples of the newest ``keep_days`` days: what is older no longer says how things are."""
+    if keep_days is None or not table.num_rows:
+        return table
+    return table.filter(
+        pc.greater(table["moment"], pa.scalar(pc.max(table["moment"]).as_py() - keep_days * DAY, STAMP))
+    )
 
 
 def normal_label(label: pa.ChunkedArray, task: Task) -> pa.ChunkedArray:

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from raysaas.features.examples import normal_label
 from raysaas.features.raw import STAMP, sql
 from raysaas.features.split import MIN_GROUPS, shares
-from raysaas.settings import UseCase
 from raysaas.stores.tables import Tables
+from raysaas.use_case import UseCase
 
 MIN_ROWS = 200
 _TEST, _VALID = 0.35, 0.15

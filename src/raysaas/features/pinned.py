@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,6 +13,8 @@ from raysaas.records import TrainingSet
 from raysaas.settings import Settings
 from raysaas.stores.ledger import Ledger
 from raysaas.stores.tables import Tables
+
+_ORDER = [("event_time", "ascending"), ("row_id", "ascending")]
 
 
 def pinned(
@@ -27,14 +30,13 @@ def pinned(
     known = ledger.get_state(key)
     if known and known["made_from"] == made_from:
         training = _restored(known["training"])
-        return training, _ordered(tables.read(training.table, snapshot=training.snapshot_id))
-    training, _ = training_set(settings, tables, as_of=None, now=now)
-    ledger.set_state(key, {"made_from": made_from, "training": json.loads(json.dumps(asdict(training), default=str))})
-    return training, _ordered(tables.read(training.table, snapshot=training.snapshot_id))
-
-
-def _ordered(table: pa.Table) -> pa.Table:
-    return table.sort_by([("event_time", "ascending"), ("row_id", "ascending")])
+        # By name: the Iceberg table also has the columns of earlier training sets, all null now.
+        table = tables.read(training.table, snapshot=training.snapshot_id, columns=known["columns"])
+        return training, table.select(known["columns"]).sort_by(_ORDER)
+    training, table = training_set(settings, tables, as_of=None, now=now)
+    body = json.loads(json.dumps(asdict(training), default=str))
+    ledger.set_state(key, {"made_from": made_from, "training": body, "columns": table.column_names})
+    return training, table.sort_by(_ORDER)
 
 
 def _fingerprint(settings: Settings, tables: Tables) -> str:
@@ -46,7 +48,6 @@ def _fingerprint(settings: Settings, tables: Tables) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _restored(body: dict[str, object]) -> TrainingSet:
-    times = {key: datetime.fromisoformat(str(body[key])) for key in ("as_of", "known_at")}
-    warnings = tuple(str(text) for text in body["warnings"]) if isinstance(body["warnings"], list) else ()
-    return TrainingSet(**{**body, **times, "warnings": warnings})
+def _restored(body: dict[str, Any]) -> TrainingSet:
+    times = {key: datetime.fromisoformat(body[key]) for key in ("as_of", "known_at")}
+    return TrainingSet(**{**body, **times, "warnings": tuple(body["warnings"])})

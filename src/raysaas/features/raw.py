@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from raysaas.errors import InputError
 from raysaas.features.definitions import CONTEXT
-from raysaas.settings import ColumnType, Source, UseCase
 from raysaas.stores.tables import Tables
+from raysaas.use_case import ColumnType, Source, UseCase
 
 STAMP = pa.timestamp("us", "UTC")
 TIMES = {"event_time", "known_at", "moment"}

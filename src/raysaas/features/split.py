@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raysaas.errors import InputError
-from raysaas.settings import Split, SplitBy
+from raysaas.use_case import Split, SplitBy
 
 PARTS = ("train", "valid", "test")
 MIN_TIMES = 3

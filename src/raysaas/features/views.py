@@ -18,7 +18,8 @@ from raysaas.features.asof import aggregate_names, asof_join, window_aggregates
 from raysaas.features.definitions import CONTEXT, KEYS
 from raysaas.features.fanout import partitioned
 from raysaas.features.raw import Raw, sql, value_columns
-from raysaas.settings import ExampleKind, Features, UseCase, View
+from raysaas.settings import Features
+from raysaas.use_case import ExampleKind, UseCase, View
 
 ROW = "row"
 _AT = "__at"

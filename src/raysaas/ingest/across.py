@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from raysaas.ingest.binding import ROLES
 from raysaas.ingest.casts import TIME, connection, flat
-from raysaas.settings import Source
+from raysaas.use_case import Source
 
 QUARANTINE = pa.schema([
     ("source_file", pa.string()), ("row_number", pa.int64()), ("rule", pa.string()), ("column", pa.string()),

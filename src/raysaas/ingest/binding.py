@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from raysaas.errors import ConfigError, InputError
 from raysaas.ingest.casts import cast, day_first, flat, spelled_as_number
 from raysaas.ingest.sources import identifier
-from raysaas.settings import Column, ColumnType, Source
+from raysaas.use_case import Column, ColumnType, Source
 
 # Platform column -> the setting of Source that names the column it is made from.
 ROLES = {"tenant": "tenant", "entity": "entity", "event_time": "time", "known_at": "known_at"}

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysaas.settings import ColumnType
+from raysaas.use_case import ColumnType
 
 TIME = pa.timestamp("us", "UTC")
 ARROW: dict[ColumnType, pa.DataType] = {

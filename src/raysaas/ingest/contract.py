@@ -20,7 +20,7 @@ from raysaas.errors import ConfigError
 from raysaas.ingest.across import QUARANTINE, broken, quarantine, to_json, without
 from raysaas.ingest.binding import ROLES, bind, date_orders
 from raysaas.ingest.casts import ARROW, TIME, as_text, cast, connection, flat, mask
-from raysaas.settings import Column, ColumnType, Source
+from raysaas.use_case import Column, ColumnType, Source
 
 _NUMERIC = (ColumnType.number, ColumnType.integer)
 

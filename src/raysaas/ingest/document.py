@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from raysaas.settings import Column, UseCase
+from raysaas.use_case import Column, UseCase
 
 
 def to_yaml(use_case: UseCase, assumptions: list[str]) -> str:
@@ -14,10 +14,16 @@ def to_yaml(use_case: UseCase, assumptions: list[str]) -> str:
     source = use_case.sources[source_name]
     example = {"source": source_name, "label": examples.label, "positive": examples.positive}
     run = f"raysaas run pipeline use_case={use_case.name}"
-    lines = [f"# Written by `raysaas init`; edit what is wrong, then `{run}`. What was assumed:",
-             *(f"#   {_one_line(sentence)}" for sentence in assumptions),
-             f"name: {_flow(use_case.name)}", f"title: {_flow(use_case.title)}", f"task: {use_case.task}",
-             "sources:", f"  {source_name}:", f"    path: {_flow(source.path)}"]
+    lines = [
+        f"# Written by `raysaas init`; edit what is wrong, then `{run}`. What was assumed:",
+        *(f"#   {_one_line(sentence)}" for sentence in assumptions),
+        f"name: {_flow(use_case.name)}",
+        f"title: {_flow(use_case.title)}",
+        f"task: {use_case.task}",
+        "sources:",
+        f"  {source_name}:",
+        f"    path: {_flow(source.path)}",
+    ]
     roles = {key: getattr(source, key) for key in ("entity", "tenant", "time")}
     lines += [f"    {key}: {_flow(value)}" for key, value in roles.items() if value]
     lines += ["    columns:  # type: number integer boolean category time text; also required, min, max, values"]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from raysaas.errors import InputError
 from raysaas.ingest.casts import connection
-from raysaas.settings import Format
+from raysaas.use_case import Format
 
 _CHUNK = 8 << 20
 _BATCH_ROWS = 131_072

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysaas.ingest.casts import NULLS, as_text, cast, day_first, flat
-from raysaas.settings import ColumnType
+from raysaas.use_case import ColumnType
 
 FEW = 20  # whole numbers with at most so many distinct values are classes when they are the label
 _IDS = re.compile(r"(^|[_\W])(id|ids|uuid|guid|key|index|idx|rowid|unnamed|pk)($|[_\W])", re.IGNORECASE)

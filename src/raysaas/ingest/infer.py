@@ -20,7 +20,7 @@ from raysaas.ingest.guess import FEW, Guess, cleaned, guess, present
 from raysaas.ingest.roles import Seen, choose, is_hinted, task_of
 from raysaas.ingest.sources import discover, identifier
 from raysaas.records import Task
-from raysaas.settings import Column, ColumnType, Examples, Source, UseCase
+from raysaas.use_case import Column, ColumnType, Examples, Source, UseCase
 
 __all__ = ["infer", "to_yaml"]
 SOURCE = "rows"
@@ -30,8 +30,15 @@ _RESERVED = {"row_id", "tenant", "entity", "event_time", "known_at", "split", "l
 _SQL = {"hour": "hour", "weekday": "isodow"}
 
 
-def infer(path: str | Path, name: str, *, label: str | None = None, entity: str | None = None, time: str | None = None,
-          tenant: str | None = None) -> tuple[UseCase, list[str]]:
+def infer(
+    path: str | Path,
+    name: str,
+    *,
+    label: str | None = None,
+    entity: str | None = None,
+    time: str | None = None,
+    tenant: str | None = None,
+) -> tuple[UseCase, list[str]]:
     """Describe the file (or glob, or URI) at ``path`` as the use case ``name``; the sentences say what was assumed.
 
     A column that is given is taken, whatever it looks like. Raises InputError for a file that cannot be read, a given
@@ -39,12 +46,17 @@ def infer(path: str | Path, name: str, *, label: str | None = None, entity: str 
     """
     location = str(path) if "://" in str(path) else str(Path(path).expanduser().absolute())
     files = discover(Source(path=location), None)
-    given = {role: _find(files[0].header, column, role) for role, column in
-             (("label", label), ("entity", entity), ("time", time), ("tenant", tenant)) if column}
+    given = {
+        role: _find(files[0].header, column, role)
+        for role, column in (("label", label), ("entity", entity), ("time", time), ("tenant", tenant))
+        if column
+    }
     file = _read(files, set(given.values()))
     if time and not file.guesses[given["time"]].is_time:
-        raise InputError(f"--time {given['time']!r} holds {file.guesses[given['time']].type}, not times. Leave it out, "
-                         "or derive a time in the YAML.")
+        raise InputError(
+            f"--time {given['time']!r} holds {file.guesses[given['time']].type}, not times. Leave it out, "
+            "or derive a time in the YAML."
+        )
     roles = choose(file, given)
     task, positive = task_of(file, roles["label"])
     return _use_case(file, name, location, roles, task, positive), file.said
@@ -69,8 +81,16 @@ def _read(files: list[SourceFile], asked: set[str]) -> Seen:
     if first is None:
         raise InputError(f"{files[0].uri} has no readable row.")
     head = {name: guess(name, first[name].slice(0, HEAD_ROWS)) for name in first.column_names}
-    needed = [name for name, found in head.items() if name in asked or found.why_not or _telling(found)
-              or found.distinct <= FEW or is_hinted(name) or name == first.column_names[-1]]
+    needed = [
+        name
+        for name, found in head.items()
+        if name in asked
+        or found.why_not
+        or _telling(found)
+        or found.distinct <= FEW
+        or is_hinted(name)
+        or name == first.column_names[-1]
+    ]
     samples, whole, num_rows = [first.slice(0, HEAD_ROWS)], [], 0
     expected = max(1, sum(file.num_bytes for file in files)) / max(1, first.nbytes) * first.num_rows
     step = max(1, math.ceil(expected / STRIDE_ROWS))
@@ -91,8 +111,9 @@ def _telling(found: Guess) -> bool:
     return found.is_time or (found.unique and found.type is not ColumnType.number)
 
 
-def _use_case(file: Seen, name: str, path: str, roles: dict[str, str | None], task: Task, positive: str | None
-              ) -> UseCase:
+def _use_case(
+    file: Seen, name: str, path: str, roles: dict[str, str | None], task: Task, positive: str | None
+) -> UseCase:
     keys, source = _keys(file.names), Source(path=path)
     for column in file.names:
         _declare(file, source, keys[column], column, roles, task)

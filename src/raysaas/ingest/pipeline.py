@@ -36,8 +36,9 @@ from raysaas.ingest.settling import settle
 from raysaas.ingest.sources import discover
 from raysaas.ingest.staging import Broken, Staged, decode, part_types, stage, types
 from raysaas.records import Snapshot
-from raysaas.settings import ColumnType, Settings
+from raysaas.settings import Settings
 from raysaas.stores.tables import Tables
+from raysaas.use_case import ColumnType
 
 _TURN_S = 600
 _FILES, _BATCH = "raysaas.files", "raysaas.batch"

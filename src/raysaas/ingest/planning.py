@@ -17,8 +17,9 @@ from raysaas.ingest.binding import bind, date_orders, infer, validate
 from raysaas.ingest.contract import check_rows
 from raysaas.ingest.formats import Part, SourceFile, blocks, filesystem, split
 from raysaas.ingest.staging import Batch
-from raysaas.settings import Column, ColumnType, Format, Settings, Source
+from raysaas.settings import Settings
 from raysaas.stores.tables import Tables
+from raysaas.use_case import Column, ColumnType, Format, Source
 
 _LOG = logging.getLogger(__name__)
 _PART_BYTES = (4 << 20, 32 << 20)

@@ -12,7 +12,7 @@ from datetime import date
 import numpy as np
 from numpy.typing import NDArray
 
-from raysaas.settings import Simulation
+from raysaas.use_case import Simulation
 
 SHARD = 1000
 BURN_IN_WEEKS = 52
@@ -55,8 +55,9 @@ class Week:
 def decision_hazard(after: bool, engagement: Floats, tickets: Floats, failing: Bools, plan: Ints) -> Floats:
     """Chance that an account decides this week to leave: the planted truth; linear models miss its interactions."""
     if after:
-        urge = 2.2 * engagement + 0.4 * np.minimum(tickets, 4) + 0.8 * failing + 1.0 * (plan > 0) - 3.4
-        return np.asarray(0.001 + 0.09 / (1 + np.exp(-urge)))
+        dear = 1.5 * engagement * (plan > 0) + 2.6 * (plan == 1)
+        urge = dear + 1.6 * np.minimum(tickets, 4) + 1.2 * failing - 4.6
+        return np.asarray(0.001 + 0.18 / (1 + np.exp(-urge)))
     idle = -engagement * np.where(plan == 2, 1.0, 2.5)
     unheard = np.minimum(tickets, 4) * np.where(plan == 2, 2.4, 0.5)
     unpaid = failing * np.where(plan == 0, 3.5, 1.0)
@@ -87,7 +88,7 @@ class Shard:
             mood = 0.96 * mood + 0.28 * rng.normal(size=n)
             trouble = 0.9 * trouble + 0.436 * rng.normal(size=n)
             wish = 0.5 * account.habit + 0.9 * mood
-            engagement = wish + np.where(notice > 0, 1.0 if after else -0.65, 0.0)
+            engagement = wish + np.where(notice > 0, 0.3 if after else -0.65, 0.0)
             tickets = rng.poisson(0.1 * np.exp(0.8 * trouble))
             recent[week % 4] = tickets
             billed = (day + 6 - self.billing_day) // 30 > (day - 1 - self.billing_day) // 30

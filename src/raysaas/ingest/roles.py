@@ -13,8 +13,28 @@ from raysaas.ingest.guess import FEW, Guess, named_id, named_time, present
 from raysaas.ingest.sources import identifier
 from raysaas.records import Task
 
-_LABELS = ("label", "target", "y", "class", "churn", "churned", "outcome", "response", "is_churn", "is_fraud", "fraud",
-           "default", "survived", "converted", "exited", "attrition", "result", "income", "species", "quality")
+_LABELS = (
+    "label",
+    "target",
+    "y",
+    "class",
+    "churn",
+    "churned",
+    "outcome",
+    "response",
+    "is_churn",
+    "is_fraud",
+    "fraud",
+    "default",
+    "survived",
+    "converted",
+    "exited",
+    "attrition",
+    "result",
+    "income",
+    "species",
+    "quality",
+)
 _TENANTS = ("tenant", "tenant_id", "org", "org_id", "organization_id", "organisation_id", "workspace_id", "company_id")
 _PEOPLE = ("customer", "user", "client", "account", "member", "patient", "device", "entity", "subscriber")
 _NOT_THE_TIME = ("birth", "dob", "expir", "due", "end", "close", "cancel", "churn", "last", "until")
@@ -79,8 +99,11 @@ def _contains(name: str, words: Iterable[str]) -> bool:
 
 def _tenant(file: Seen, taken: set[str]) -> str | None:
     found = next((n for n in file.names if n.lower() in _TENANTS and n not in taken), None)
-    file.said.append(f"Rows belong to the tenant in {found!r}." if found else
-                     "No column names a tenant, so all rows belong to the tenant 'default'; --tenant COL names one.")
+    file.said.append(
+        f"Rows belong to the tenant in {found!r}."
+        if found
+        else "No column names a tenant, so all rows belong to the tenant 'default'; --tenant COL names one."
+    )
     return found
 
 
@@ -114,18 +137,24 @@ def task_of(file: Seen, label: str | None) -> tuple[Task, str | None]:
 
 def _number_task(file: Seen, label: str, counts: dict[str, int], num_values: int) -> Task:
     if all(map(_is_whole, counts)) and len(counts) <= min(FEW, num_values / 3):
-        file.said.append(f"The task is multiclass: {label!r} has {len(counts)} classes (whole numbers, at most {FEW}); "
-                         "set task: regression to predict the number.")
+        file.said.append(
+            f"The task is multiclass: {label!r} has {len(counts)} classes (whole numbers, at most {FEW}); "
+            "set task: regression to predict the number."
+        )
         return Task.multiclass
-    file.said.append(f"The task is regression: {label!r} has {len(counts):,} distinct numbers; set task: multiclass to "
-                     "make them classes.")
+    file.said.append(
+        f"The task is regression: {label!r} has {len(counts):,} distinct numbers; set task: multiclass to "
+        "make them classes."
+    )
     return Task.regression
 
 
 def _word_task(file: Seen, label: str, counts: dict[str, int], num_values: int) -> Task:
     if len(counts) > max(FEW, min(200, num_values // 10)):
-        raise InputError(f"The label {label!r} has {len(counts):,} different words: too many to be classes. Name "
-                         "another column with --label.")
+        raise InputError(
+            f"The label {label!r} has {len(counts):,} different words: too many to be classes. Name "
+            "another column with --label."
+        )
     file.said.append(f"The task is multiclass: {label!r} has {len(counts)} classes.")
     return Task.multiclass
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from raysaas.ingest.population import HISTORY_WEEKS, SHARD, Bools, Floats, Ints, Shard, Week
-from raysaas.settings import Simulation
+from raysaas.use_case import Simulation
 
 SHARDS_PER_PART = 8
 PLANS = ("starter", "pro", "enterprise", "team")
@@ -65,8 +65,18 @@ class Rows:
         events = rng.poisson(sessions * volume)
         errors = rng.poisson(sessions * 0.1 * np.exp(0.5 * week.trouble[seat]))
         adopted = 1 + rng.binomial(11, 1 / (1 + np.exp(0.8 - 0.6 * push)))
-        self._put("usage", week, seat, time, active_users=users, sessions=sessions, events=events,
-                  depth=events / sessions, errors=errors, features_used=adopted)
+        self._put(
+            "usage",
+            week,
+            seat,
+            time,
+            active_users=users,
+            sessions=sessions,
+            events=events,
+            depth=events / sessions,
+            errors=errors,
+            features_used=adopted,
+        )
 
     def _tickets(self, week: Week) -> None:
         seat = np.repeat(np.arange(self.shard.size), week.tickets)
@@ -78,8 +88,14 @@ class Rows:
         seat = np.nonzero(due < 7)[0]
         dearer = np.where(week.day + due[seat] >= self.shard.change_day, 1.25, 1.0)
         amount = np.round(week.account.seats[seat] * PRICES[week.account.plan[seat]] * dearer, 2)
-        self._put("payments", week, seat, week.day + due[seat] + 0.25, amount=amount,
-                  failed=week.failed[seat].astype(np.int64))
+        self._put(
+            "payments",
+            week,
+            seat,
+            week.day + due[seat] + 0.25,
+            amount=amount,
+            failed=week.failed[seat].astype(np.int64),
+        )
 
     def _accounts(self, week: Week) -> None:
         """One row per account when it is first seen, and one more for each ``pro`` when that plan becomes ``team``."""
@@ -95,8 +111,16 @@ class Rows:
     def _profile(self, week: Week, seat: Ints, time: Floats, renamed: Bools) -> None:
         account = week.account
         plan = np.where(renamed & (account.plan[seat] == 1), 3, account.plan[seat])
-        self._put("accounts", week, seat, time, plan=plan, seats=account.seats[seat], region=account.region[seat],
-                  industry=account.industry[seat])
+        self._put(
+            "accounts",
+            week,
+            seat,
+            time,
+            plan=plan,
+            seats=account.seats[seat],
+            region=account.region[seat],
+            industry=account.industry[seat],
+        )
 
     def _churns(self, week: Week) -> None:
         seat = np.nonzero((week.leaves >= 0) & (week.leaves < self.shard.spec.days))[0]
@@ -104,8 +128,13 @@ class Rows:
         self.blocks["churns"].append(block)
 
 
-SOURCES = {"accounts": "recorded_at", "usage": "used_at", "tickets": "opened_at", "payments": "paid_at",
-           "churns": "churned_at"}
+SOURCES = {
+    "accounts": "recorded_at",
+    "usage": "used_at",
+    "tickets": "opened_at",
+    "payments": "paid_at",
+    "churns": "churned_at",
+}
 WORDS = {"plan": PLANS, "region": REGIONS, "industry": INDUSTRIES}
 
 
@@ -125,8 +154,11 @@ def _table(spec: Simulation, shard: Shard, source: str, blocks: list[dict[str, A
     seat, number, time = (columns.pop(key) for key in ("seat", "number", "time"))
     start = np.datetime64(spec.start, "us").astype(np.int64)
     stamp = start + np.round(time * DAY_US).astype(np.int64)
-    table = {"tenant": _words([f"tenant_{k + 1}" for k in range(spec.tenants)], shard.tenant[seat]),
-             "account_id": _account_ids(shard, seat, number), SOURCES[source]: _times(stamp)}
+    table = {
+        "tenant": _words([f"tenant_{k + 1}" for k in range(spec.tenants)], shard.tenant[seat]),
+        "account_id": _account_ids(shard, seat, number),
+        SOURCES[source]: _times(stamp),
+    }
     if source == "churns":
         table["known_at"] = _times(stamp + spec.label_delay_days * DAY_US)
     for key, values in columns.items():
@@ -160,8 +192,9 @@ def _months(table: pa.Table, since: date | None, upto: date | None) -> Iterator[
             yield first.strftime("%Y%m"), table.take(pa.array(order[lo:hi]))
 
 
-def _write(spec: Simulation, out_dir: Path, seed: int, shards: range, suffix: str, since: date | None,
-           upto: date | None) -> dict[str, int]:
+def _write(
+    spec: Simulation, out_dir: Path, seed: int, shards: range, suffix: str, since: date | None, upto: date | None
+) -> dict[str, int]:
     """Draw shards one by one and append their rows to one file per source and month; memory is that of one shard."""
     out_dir.mkdir(parents=True, exist_ok=True)
     writers: dict[str, pq.ParquetWriter] = {}
@@ -179,8 +212,9 @@ def _write(spec: Simulation, out_dir: Path, seed: int, shards: range, suffix: st
     return counts
 
 
-def simulate(spec: Simulation, out_dir: Path, seed: int, *, upto: date | None = None,
-             since: date | None = None) -> dict[str, int]:
+def simulate(
+    spec: Simulation, out_dir: Path, seed: int, *, upto: date | None = None, since: date | None = None
+) -> dict[str, int]:
     """Write the simulated rows as Parquet, one file per source and month, and return the number of rows per source.
 
     Only months whose first day lies in [since, upto) are written, so two calls that share a border write every month
@@ -189,21 +223,37 @@ def simulate(spec: Simulation, out_dir: Path, seed: int, *, upto: date | None = 
     return _write(spec, Path(out_dir), seed, range(-(-spec.accounts // SHARD)), "", since, upto)
 
 
-def simulate_distributed(spec: Simulation, out_dir: Path, seed: int, *, upto: date | None = None,
-                         since: date | None = None) -> dict[str, int]:
+def simulate_distributed(
+    spec: Simulation, out_dir: Path, seed: int, *, upto: date | None = None, since: date | None = None
+) -> dict[str, int]:
     """``simulate`` as Ray Data tasks: the same rows in more files, a part of ``SHARDS_PER_PART`` shards per task."""
     import ray.data
 
     num_shards = -(-spec.accounts // SHARD)
     num_parts = -(-num_shards // SHARDS_PER_PART)
-    part = partial(_write_part, spec=spec, out_dir=Path(out_dir).resolve(), seed=seed, num_shards=num_shards,
-                   since=since, upto=upto)
+    part = partial(
+        _write_part,
+        spec=spec,
+        out_dir=Path(out_dir).resolve(),
+        seed=seed,
+        num_shards=num_shards,
+        since=since,
+        upto=upto,
+    )
     counts = ray.data.range(num_parts, override_num_blocks=num_parts).map(part)
     return {source: int(counts.sum(source)) for source in SOURCES}
 
 
-def _write_part(row: dict[str, Any], *, spec: Simulation, out_dir: Path, seed: int, num_shards: int, since: date | None,
-                upto: date | None) -> dict[str, int]:
+def _write_part(
+    row: dict[str, Any],
+    *,
+    spec: Simulation,
+    out_dir: Path,
+    seed: int,
+    num_shards: int,
+    since: date | None,
+    upto: date | None,
+) -> dict[str, int]:
     first = int(row["id"]) * SHARDS_PER_PART
     shards = range(first, min(first + SHARDS_PER_PART, num_shards))
     return _write(spec, out_dir, seed, shards, f"-{int(row['id']):05d}", since, upto)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from raysaas.errors import InputError
 from raysaas.ingest.formats import SourceFile, blocks, filesystem, split
 from raysaas.ingest.headers import csv_header, jsonl_header
-from raysaas.settings import Format, Source
+from raysaas.use_case import Format, Source
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 8 << 20

@@ -20,7 +20,7 @@ from raysaas.ingest.across import QUARANTINE, quarantine
 from raysaas.ingest.binding import candidates
 from raysaas.ingest.contract import Checked, check_rows
 from raysaas.ingest.formats import Block, Malformed, Part, blocks
-from raysaas.settings import ColumnType, Source
+from raysaas.use_case import ColumnType, Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,10 @@ the running replicas as a message; anything else replaces them.
 """
 
 import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -19,72 +18,16 @@ import httpx
 
 from raysaas.errors import CorruptBundle, NotFound, Unavailable
 from raysaas.records import Release
-from raysaas.serving.spec import DEPLOYMENT, AppSpec
+from raysaas.serving.config import app_config, configs, release_config, wanted, with_release
+from raysaas.serving.environment import serve_environment
 from raysaas.settings import Cluster, Serve, Settings
-from raysaas.stores.online import online_views
+
+__all__ = ["Deployments", "app_config", "apply_release", "release_config", "serve_environment"]
 
 _PATH = "/api/serve/applications/"
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 _POLL_S = 0.05
 _ROUNDS = 6  # times each replica is expected to get its turn before we look again
-
-
-def serve_environment(
-    folder: str | Path | None = None, *, stats_port: int = 8404, metrics_port: int = 9101
-) -> dict[str, str]:
-    """Environment that must be set before ``ray start`` on every node, for Serve's fast path.
-
-    ``folder`` takes HAProxy's config and sockets. Ray puts 57 bytes of node id behind it and HAProxy takes at most 97
-    for a socket, so it may have 37. Two clusters on one machine need folders and ports of their own.
-    """
-    folder = folder or f"/tmp/raysaas-serve-{os.getuid()}"
-    return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # Computed before the throughput override is applied, so it has to be said as well.
-        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
-        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/a",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{folder}",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/m",
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
-        # Requests take milliseconds: draining for 30 s and holding ports for 150 s only slows deploys down.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "20",
-    }
-
-
-def app_config(settings: Settings, release: Release, import_path: str) -> dict[str, Any]:
-    """The use case's entry of Serve's config file; ``import_path`` names a function that calls ``app.build``."""
-    use_case = settings.use_case
-    spec = AppSpec(
-        use_case=use_case.name,
-        task=use_case.task,
-        title=use_case.title,
-        storage=settings.storage,
-        serve=settings.serve,
-        views=tuple(online_views(use_case)),
-    )
-    return {
-        "name": use_case.name,
-        "route_prefix": f"/{use_case.name}",
-        "import_path": import_path,
-        "args": spec.to_dict() | {"drift": asdict(settings.drift)},
-        "deployments": [{"name": DEPLOYMENT, "user_config": release_config(release)}],
-    }
-
-
-def release_config(release: Release) -> dict[str, Any]:
-    """What of a release the replicas need: the application's ``user_config``."""
-    arms = {name: getattr(release, name) for name in ("champion", "challenger", "shadow")}
-    return {
-        "sequence": release.sequence,
-        "challenger_share": release.challenger_share,
-        **{name: asdict(arm) if arm else None for name, arm in arms.items()},
-    }
 
 
 def apply_release(
@@ -132,8 +75,8 @@ class Deployments:
         with self._writing():
             details = self.details()
             before = _deployed_at(details, app["name"])
-            self._put(_configs(details) | {app["name"]: dict(app)})
-            self._await(app["name"], before, _wanted(app), timeout_s)
+            self._put(configs(details) | {app["name"]: dict(app)})
+            self._await(app["name"], before, wanted(app), timeout_s)
 
     def runs(self, app: Mapping[str, Any]) -> bool:
         """Whether the application is up with the same configuration, its release aside."""
@@ -152,23 +95,23 @@ class Deployments:
         """
         with self._writing():
             details = self.details()
-            configs = _configs(details)
-            if use_case not in configs:
-                raise NotFound(f"{use_case} is not deployed; deployed are: {', '.join(configs) or 'none'}.")
+            deployed = configs(details)
+            if use_case not in deployed:
+                raise NotFound(f"{use_case} is not deployed; deployed are: {', '.join(deployed) or 'none'}.")
             before = _deployed_at(details, use_case)
-            self._put(configs | {use_case: _with_release(configs[use_case], user_config)})
+            self._put(deployed | {use_case: with_release(deployed[use_case], user_config)})
             try:
                 self._await(use_case, before, user_config, timeout_s)
             except CorruptBundle:
-                self._put(configs)
+                self._put(deployed)
                 raise
 
     def remove(self, use_case: str, *, timeout_s: float = 60.0) -> None:
         """Take an application down; nothing happens when it is not up."""
         with self._writing():
-            configs = _configs(self.details())
-            if configs.pop(use_case, None) is not None:
-                self._put(configs)
+            deployed = configs(self.details())
+            if deployed.pop(use_case, None) is not None:
+                self._put(deployed)
                 _until(lambda: use_case not in self.status(), timeout_s, f"{use_case} is still being removed")
 
     def status(self) -> dict[str, str]:
@@ -236,11 +179,6 @@ class Deployments:
             yield
 
 
-def _configs(details: Mapping[str, Any]) -> dict[str, Any]:
-    apps = details["applications"].items()
-    return {name: app["deployed_app_config"] for name, app in apps if app["deployed_app_config"] is not None}
-
-
 def _pids(app: Mapping[str, Any] | None) -> set[int]:
     deployments = app["deployments"].values() if app else ()
     return {
@@ -254,19 +192,6 @@ def _pids(app: Mapping[str, Any] | None) -> set[int]:
 def _deployed_at(details: Mapping[str, Any], name: str) -> float:
     app = details["applications"].get(name)
     return float(app["last_deployed_time_s"]) if app else 0.0
-
-
-def _with_release(app: Mapping[str, Any], user_config: Mapping[str, Any]) -> dict[str, Any]:
-    others = [entry for entry in app.get("deployments", []) if entry["name"] != DEPLOYMENT]
-    mine = next(
-        (dict(entry) for entry in app.get("deployments", []) if entry["name"] == DEPLOYMENT), {"name": DEPLOYMENT}
-    )
-    return {**app, "deployments": [*others, {**mine, "user_config": dict(user_config)}]}
-
-
-def _wanted(app: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    entries = (entry for entry in app.get("deployments", []) if entry["name"] == DEPLOYMENT)
-    return next((entry.get("user_config") for entry in entries), None)
 
 
 def _check_refused(replicas: list[dict[str, Any]], release: Mapping[str, Any]) -> None:

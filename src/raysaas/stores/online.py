@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from raysaas.settings import UseCase
+from raysaas.use_case import UseCase
 
 Key = tuple[str, str]
 Values = dict[str, Any]
@@ -89,6 +89,11 @@ class OnlineStore:
         connection = self._connect()
         found = (connection.execute(_READ, (view, *key)).fetchone() for key in keys)
         return [row and (_EPOCH + row[0] * _MICRO, msgspec.msgpack.decode(row[1])) for row in found]
+
+    def keys(self, view: str) -> list[Key]:
+        """Every (tenant, entity) of a view, sorted."""
+        found = self._connect().execute("SELECT tenant, entity FROM online WHERE view = ? ORDER BY 1, 2", (view,))
+        return [(tenant, entity) for tenant, entity in found]
 
     def count(self, view: str) -> int:
         """Number of entities in a view."""

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from raysaas.errors import InputError
 from raysaas.records import Task
-from raysaas.settings import UseCase
+from raysaas.use_case import UseCase
 
 PLATFORM_COLUMNS = ("row_id", "tenant", "entity", "event_time", "known_at", "split", "label")
 POSITIVE_NAMES = ("yes", "true", "1", "y", "t", "1.0", "positive", "pos", "churn", "churned", "fraud", "up", "bad")

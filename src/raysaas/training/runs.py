@@ -18,9 +18,10 @@ from raysaas.models import bundle
 from raysaas.models.encode import Encoder
 from raysaas.models.profile import Profile
 from raysaas.records import Family
-from raysaas.settings import Settings, UseCase
+from raysaas.settings import Settings
 from raysaas.training import evaluate
 from raysaas.training.arrays import Target, columns, kinds, part, source_names
+from raysaas.use_case import UseCase
 
 if TYPE_CHECKING:
     from ray.train import Result, RunConfig, ScalingConfig
