@@ -95,7 +95,7 @@ def serve_plain(path: str, port: int) -> None:
     from ray import serve
     from starlette.requests import Request
 
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
 
     @serve.deployment
@@ -149,7 +149,12 @@ async def _connection(port: int, request: bytes, until: float, latencies: list[f
     while time.perf_counter() < until:
         started = time.perf_counter()
         writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            # HAProxy closes idle connections when it reloads its servers: any HTTP client connects again.
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            continue
         if not head.startswith(b"HTTP/1.1 200"):
             raise RuntimeError(head.decode() + (await reader.read(500)).decode())
         lower = head.lower()
@@ -205,9 +210,10 @@ def run(name: str, folder: Path, seconds: float) -> dict[int, tuple[float, float
     argument = folder if name == "raysaas" else folder / "bundle" / "model.onnx"
     command = [sys.executable, __file__, "--server", name, str(argument), str(port)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
+    with (folder / f"{name}.log").open("wb") as log:
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, env=env)
     try:
-        key = _wait_ready(port, folder, name)
+        key = _wait_ready(server, port, folder, name)
         measure(port, key, 4, 1.0)
         return {num: measure(port, key, num, seconds) for num in CONCURRENCY}
     finally:
@@ -218,11 +224,11 @@ def run(name: str, folder: Path, seconds: float) -> dict[int, tuple[float, float
         server.wait(timeout=60)
 
 
-def _wait_ready(port: int, folder: Path, name: str) -> str:
+def _wait_ready(server: "subprocess.Popen[bytes]", port: int, folder: Path, name: str) -> str:
     import httpx
 
     deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and server.poll() is None:
         place = folder / "key"
         key = place.read_text() if name == "raysaas" and place.exists() else ""
         try:
@@ -232,7 +238,8 @@ def _wait_ready(port: int, folder: Path, name: str) -> str:
         except httpx.HTTPError:
             pass
         time.sleep(0.3)
-    raise TimeoutError(f"{name} did not come up")
+    log = (folder / f"{name}.log").read_text()[-2000:]
+    raise RuntimeError(f"{name} did not come up: {log}")
 
 
 def main() -> None:

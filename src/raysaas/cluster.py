@@ -226,15 +226,16 @@ def down(settings: Settings) -> bool:
 
 
 def _processes(head_id: str) -> list[psutil.Process]:
+    """Processes that carry the head's mark, and their descendants: Ray's renamed ones have no readable environment."""
     spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    found = []
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
-            if process.pid not in spared and process.environ().get(_MARK) == head_id:
-                found.append(process)
+            if process.environ().get(_MARK) == head_id:
+                found |= {each.pid: each for each in [process, *process.children(recursive=True)]}
         except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-    return found
+    return [process for pid, process in found.items() if pid not in spared]
 
 
 def connect(settings: Settings, metadata: Mapping[str, str]) -> None:
@@ -245,8 +246,9 @@ def connect(settings: Settings, metadata: Mapping[str, str]) -> None:
 
     if ray.is_initialized():
         return
-    inside = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    address = "auto" if inside else settings.cluster.address or up(settings).address
+    # A Ray job's own cluster is in its environment; "auto" would take the newest one on the machine.
+    inside = os.environ.get("RAY_ADDRESS") if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else None
+    address = inside or settings.cluster.address or up(settings).address
     ray.init(
         address=address,
         job_config=JobConfig(metadata=dict(metadata)),

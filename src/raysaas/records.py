@@ -23,6 +23,7 @@ class Task(StrEnum):
 class Family(StrEnum):
     """How a model was fitted."""
 
+    linear = "linear"
     network = "network"
     trees = "trees"
     federated = "federated"

@@ -83,28 +83,27 @@ class Features:
 
     partitions: int = 2
     rows_per_partition: int = 250_000
-    feedback: bool = True
 
 
 @dataclass(kw_only=True, slots=True)
 class Model:
-    """Which families are fitted, and their shapes. ``families`` holds ``network`` and/or ``trees``."""
+    """Which of ``linear`` (the baseline), ``network`` and ``trees`` are fitted, in this order, and their shapes."""
 
-    families: list[str] = field(default_factory=lambda: ["network", "trees"])
+    families: list[str] = field(default_factory=lambda: ["linear", "network", "trees"])
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     dropout: float = 0.1
-    num_trees: int = 600
+    num_trees: int = 1000
     num_leaves: int = 31
     min_leaf_rows: int = 20
     tree_learning_rate: float = 0.05
 
     def __post_init__(self) -> None:
-        allowed = {"network", "trees"}
+        allowed = {"linear", "network", "trees"}
         require(
             bool(self.families) and set(self.families) <= allowed,
             "model.families",
             self.families,
-            "a list of network, trees",
+            "a list of linear, network, trees",
         )
 
 

@@ -105,7 +105,8 @@ class Examples:
     values of columns that many rows earlier. ``cuts``: each entity seen in ``source`` by a cut date is an example, its
     label is whether ``label_source`` has a row of it within ``horizon_days`` after the cut; with ``until_label`` an
     entity stops being an example once it has such a row. ``cuts`` lists ISO dates, or ``every_days`` makes them.
-    ``keep_days`` leaves out examples older than that many days before the newest one.
+    ``keep_days`` leaves out examples older than that many days before the newest one; with ``feedback`` decisions
+    whose outcome is known become examples too.
     """
 
     kind: ExampleKind = ExampleKind.rows
@@ -121,6 +122,7 @@ class Examples:
     label_source: str | None = None
     until_label: bool = False
     keep_days: int | None = None
+    feedback: bool = True
     exclude: list[str] = field(default_factory=list)
     split: Split = field(default_factory=Split)
 

@@ -130,7 +130,7 @@ def test_the_baseline_is_the_same_in_chunks_and_samples_evenly(monkeypatch: pyte
     y = np.where(x + RNG.normal(size=3000) > 0, "yes", "no")
     encoder = Encoder.fit({"x": x}, {"x": "number"})
     full = baseline(Task.binary, ["no", "yes"], encoder, {"x": x}, y, {"x": x}, y)
-    monkeypatch.setattr("raysaas.training.evaluate.BASELINE_ROWS", 500)
+    monkeypatch.setattr("raysaas.training.linear.MAX_ROWS", 500)
     sampled = baseline(Task.binary, ["no", "yes"], encoder, {"x": x}, y, {"x": x}, y)
     assert sampled["auc"] == pytest.approx(full["auc"], abs=0.01)
 

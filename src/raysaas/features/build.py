@@ -52,7 +52,7 @@ def training_set(
     with _only_builder(settings):
         repo, store = _publish(settings, tables, sources, asked)
         table = _with_split(_retrieve(store, repo, asked), use_case)
-    rows = feedback(use_case, tables, known) if settings.features.feedback else None
+    rows = feedback(use_case, tables, known) if settings.use_case.examples.feedback else None
     table = table if rows is None else with_feedback(table, rows, use_case)
     table, warnings = _learnable(table.sort_by([("event_time", "ascending"), ("row_id", "ascending")]))
     name = f"training.{use_case.name}"

@@ -1,8 +1,7 @@
 """How good a model is, against what, and whether that is good enough to answer requests."""
 
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,16 +15,12 @@ from raysaas.models.fields import Columns
 from raysaas.models.scorers import Prediction, decide
 from raysaas.records import Family, Task
 from raysaas.settings import ReleasePolicy
+from raysaas.training import linear
 from raysaas.training.leaks import Leak, leaks
 
 __all__ = ["Candidate", "Gate", "Leak", "baseline", "gate", "leaks", "main_metric", "metrics"]
 
-# The baseline is fitted on at most this many rows and cells, drawn evenly: enough for a linear model, flat in memory.
-BASELINE_ROWS = 200_000
-BASELINE_CELLS = 20_000_000
-
 Metrics = dict[str, float]
-Predict = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 
 class Fitted(Protocol):
@@ -97,16 +92,13 @@ def baseline(
 ) -> Metrics:
     """Test metrics of the textbook model that any other must beat: logistic regression, or ridge for regression.
 
-    It sees scaled numbers, missing flags and one-hot categories (``Encoder.plain``). Fitted on at most 200,000 training
-    rows (20 million cells), drawn evenly. ``labels`` as in the bundle; ``y`` as in ``metrics``.
+    ``labels`` as in the bundle; ``y`` as in ``metrics``. See linear.py for what it sees.
     """
-    limit = min(BASELINE_ROWS, max(1000, BASELINE_CELLS // encoder.width))
-    chosen = _sample(len(y_train), limit)
-    x = encoder.dense({name: column[chosen] for name, column in train.items()})[:, encoder.plain]
-    y = np.asarray(y_train)[chosen]
-    predict = _ridge(x, y) if task is Task.regression else _logistic(x, y.astype(str), labels)
-    outputs = _chunked(encoder, test, predict, limit)
-    return metrics(task, y_test, decide(task, labels, outputs[:, 1] if task is Task.binary else outputs))
+    model = linear.fit(task, labels, encoder, train, y_train)
+    size, outputs = linear.row_limit(encoder), []
+    for start in range(0, max(len(y_test), 1), size):
+        outputs.append(model.outputs(encoder.dense({name: c[start : start + size] for name, c in test.items()})))
+    return metrics(task, y_test, decide(task, labels, np.concatenate(outputs)))
 
 
 def gate(
@@ -215,45 +207,3 @@ def _regression(truth: NDArray[np.float64], value: NDArray[np.float64]) -> Metri
         "r2": 1 - squared / spread if spread > 0 else float("nan"),
         "rmse_se": float(np.std(error**2)) / len(truth) ** 0.5 / (2 * rmse) if rmse > 0 else 0.0,
     }
-
-
-def _sample(num_rows: int, limit: int) -> NDArray[np.intp]:
-    if num_rows <= limit:
-        return np.arange(num_rows)
-    return np.sort(np.random.default_rng(0).choice(num_rows, limit, replace=False))
-
-
-def _ridge(x: NDArray[np.float32], y: NDArray[Any]) -> Predict:
-    from sklearn.linear_model import Ridge
-
-    fitted = Ridge(alpha=1.0).fit(x, y.astype(np.float64))
-    return lambda part: np.asarray(fitted.predict(part), dtype=np.float64)
-
-
-def _logistic(x: NDArray[np.float32], y: NDArray[Any], labels: Sequence[str]) -> Predict:
-    from sklearn.linear_model import LogisticRegression
-
-    known = np.unique(y).tolist()
-    order = [labels.index(label) for label in known]
-    fitted = LogisticRegression(max_iter=200, tol=1e-3)
-    if len(known) > 1:
-        with warnings.catch_warnings():
-            # Stopped early it is still a fair yardstick.
-            warnings.simplefilter("ignore")
-            fitted.fit(x, y)
-
-    def predict(part: NDArray[np.float32]) -> NDArray[np.float64]:
-        probabilities = np.zeros((len(part), len(labels)))
-        probabilities[:, order] = fitted.predict_proba(part) if len(known) > 1 else 1.0
-        return probabilities
-
-    return predict
-
-
-def _chunked(encoder: Encoder, columns: Columns, predict: Predict, size: int) -> NDArray[np.float64]:
-    num_rows = len(next(iter(columns.values())))
-    parts = []
-    for start in range(0, max(num_rows, 1), size):
-        part = {name: column[start : start + size] for name, column in columns.items()}
-        parts.append(predict(encoder.dense(part)[:, encoder.plain]))
-    return np.concatenate(parts)

@@ -128,11 +128,14 @@ def candidate(
     """
     table, target = material.table, material.target
     test = part(table, "test")
-    scores = bundle.decide(target.task, target.labels, outputs).score
+    predicted = bundle.decide(target.task, target.labels, outputs)
+    # In the manifest, so that the drift monitor knows what performance to expect.
+    expected = evaluate.metrics(target.task, truth(test, target), predicted)
     digest = bundle.save(
         out, encoder=material.encoder, task=target.task, labels=target.labels, family=family,
-        profile=Profile.fit(columns(table), kinds(table), scores), network=network, trees=trees,
-        target=(target.mean, target.std) if network is not None else (0.0, 1.0), meta=meta,
+        profile=Profile.fit(columns(table), kinds(table), predicted.score), network=network, trees=trees,
+        target=(target.mean, target.std) if network is not None else (0.0, 1.0),
+        meta={**(meta or {}), "metrics": _finite(expected)},
     )  # fmt: skip
     measured = evaluate.metrics(target.task, truth(test, target), bundle.load(out, digest).predict(columns(test)))
     seconds = time.monotonic() - started
@@ -141,6 +144,10 @@ def candidate(
         family=family, path=out, digest=digest, metrics=measured, baseline=material.baseline,
         num_rows=table.num_rows, seconds=seconds,
     )  # fmt: skip
+
+
+def _finite(measured: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in measured.items() if np.isfinite(value)}
 
 
 def discard(folder: str) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from raysaas.models import network, steps
-from raysaas.records import Family
+from raysaas.records import Family, Task
 from raysaas.settings import Settings
-from raysaas.training import fitter, loop, runs
-from raysaas.training.arrays import feature_names, part
+from raysaas.training import fitter, linear, loop, runs
+from raysaas.training.arrays import columns, feature_names, part
 from raysaas.training.evaluate import Candidate
 from raysaas.training.trees import fit_trees
 
@@ -28,8 +28,25 @@ def fit(settings: Settings, table: pa.Table, out: Path) -> list[Candidate]:
     ``table`` has the columns row_id, tenant, entity, event_time, known_at, split, label, then features.
     """
     material = runs.prepare(settings, table)
-    families = {"network": fit_network, "trees": fit_trees}
+    families = {"linear": fit_linear, "network": fit_network, "trees": fit_trees}
     return [families[name](settings, table, out / name, material=material) for name in settings.model.families]
+
+
+def fit_linear(settings: Settings, table: pa.Table, out: Path, *, material: runs.Material | None = None) -> Candidate:
+    """Fit the baseline and save it as a bundle (a network without hidden layers), so that it can serve itself."""
+    import torch
+
+    started = time.monotonic()
+    material = material or runs.prepare(settings, table)
+    target, train = material.target, part(material.table, "train")
+    labels = target.encode(train) if target.task is Task.regression else runs.truth(train, target)
+    fitted = linear.fit(target.task, target.labels, material.encoder, columns(train), labels)
+    module = network.build(material.encoder.width, target.outputs, (), 0.0)
+    state = {"0.weight": torch.from_numpy(fitted.weight), "0.bias": torch.from_numpy(fitted.bias)}
+    module.load_state_dict({name: value.float() for name, value in state.items()})
+    outputs = fitted.outputs(material.encoder.dense(columns(part(material.table, "test"))))
+    outputs = outputs * target.std + target.mean if target.task is Task.regression else outputs
+    return runs.candidate(material, out, Family.linear, outputs, started=started, network=module)
 
 
 def fit_network(
