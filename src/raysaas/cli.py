@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import yaml
@@ -44,6 +44,16 @@ def _write(descriptor: int, text: str) -> None:
         data = data[os.write(descriptor, data) :]
 
 
+class Output(NamedTuple):
+    """Where a command that shows something before its end writes it."""
+
+    write: Callable[[str], None]
+    as_json: bool
+
+
+_OUTPUT = "raysaas.output"
+
+
 def command(function: Callable[..., Result]) -> Callable[..., None]:
     """Give a command ``--json`` and ``--debug``, exit codes, and print what it returns."""
 
@@ -55,6 +65,7 @@ def command(function: Callable[..., Result]) -> Callable[..., None]:
             os.environ["RAYSAAS_DEBUG"] = "1"
         entry.setup_logging()
         with entry.exit_codes(debug), _stdout_for_result() as write:
+            click.get_current_context().meta[_OUTPUT] = Output(write, as_json)
             result = function(*args, **kwargs)
             if result is not None:
                 text = json.dumps(result, default=str) if as_json else _readable(result)
@@ -115,7 +126,10 @@ def demo(overrides: tuple[str, ...], keep: bool | None) -> Result:
     """Run the whole path on one use case and show what happened."""
     from raysaas.demo import run as run_demo
 
-    return run_demo(entry.compose(list(overrides)), keep=keep)
+    output: Output = click.get_current_context().meta[_OUTPUT]
+    show = sys.stderr.write if output.as_json else output.write
+    told = run_demo(entry.compose(list(overrides)), show, keep=keep)
+    return told if output.as_json else None
 
 
 @main.command()

@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 
 from raysaas.errors import ConfigError, Unavailable
+from raysaas.serving.environment import serve_environment
 from raysaas.settings import Settings
 
 _MARK = "RAYSAAS_CLUSTER"
@@ -39,6 +40,7 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TQDM_DISABLE": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 
@@ -60,8 +62,6 @@ class Head:
 
 def environment(settings: Settings, head: Head) -> dict[str, str]:
     """Environment of every process of the head: Serve's fast path, token authentication, no telemetry."""
-    from raysaas.serving.deployment import serve_environment
-
     bin_dir = str(Path(sys.executable).parent)
     own = {
         _MARK: head.id,
@@ -70,18 +70,20 @@ def environment(settings: Settings, head: Head) -> dict[str, str]:
         "PATH": f"{bin_dir}{os.pathsep}{os.environ.get('PATH', '')}",
         "OMP_NUM_THREADS": "1",
     }
-    if not settings.serve.port:
-        own |= {f"RAY_SERVE_HAPROXY_{name}_PORT": str(_free_port()) for name in ("STATS", "METRICS")}
     if settings.data_dir:
         own["RAYSAAS_DATA_DIR"] = _absolute(settings.data_dir)
-    return {**os.environ, **_QUIET, **serve_environment(_serve_folder(head.id)), **own}
+    return {**os.environ, **_QUIET, **_serve_flags(settings, head), **own}
+
+
+def _serve_flags(settings: Settings, head: Head) -> dict[str, str]:
+    """HAProxy's own ports are fixed beside Serve's default port; with ``serve.port=0`` they are free ones too."""
+    free = {} if settings.serve.port else {"stats_port": _free_port(), "metrics_port": _free_port()}
+    return serve_environment(_serve_folder(head.id), **free)
 
 
 def node_environment() -> dict[str, str]:
     """Environment of every node of a cluster of several machines, for ``cluster.yaml``."""
-    from raysaas.serving.deployment import serve_environment
-
-    return {**_QUIET, **serve_environment("/tmp/raysaas-serve"), "OMP_NUM_THREADS": "1"}
+    return {**_QUIET, **serve_environment(), "OMP_NUM_THREADS": "1"}
 
 
 def _serve_folder(head_id: str) -> str:
@@ -255,9 +257,22 @@ def connect(settings: Settings, metadata: Mapping[str, str]) -> None:
         log_to_driver="RAYSAAS_DEBUG" in os.environ,
         logging_level="WARNING",
     )
+    _label_submission(metadata)
     if "RAYSAAS_DEBUG" not in os.environ:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _label_submission(metadata: Mapping[str, str]) -> None:
+    """Inside a submitted job, add ``metadata`` to what the dashboard lists, which knows the submitter's only."""
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+    injected = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata") or {}
+    key = f"_ray_internal_job_info_{injected.get('job_submission_id')}"
+    if known := _internal_kv_get(key, namespace="job"):
+        info = json.loads(known)
+        info["metadata"] = {**metadata, **(info["metadata"] or {})}
+        _internal_kv_put(key, json.dumps(info), namespace="job")
 
 
 def disconnect() -> None:

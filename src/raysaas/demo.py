@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,15 +31,18 @@ _TENANTS = ("acme", "globex", "initech")
 _T = TypeVar("_T")
 
 
-def run(settings: Settings, *, keep: bool | None) -> dict[str, Any]:
-    """Run every step on ``settings.use_case`` in a home of its own; returns the summary (also written as JSON)."""
+def run(settings: Settings, show: Callable[[str], object], *, keep: bool | None) -> dict[str, Any]:
+    """Run every step on ``settings.use_case`` in a home of its own; returns the summary (also written as JSON).
+
+    ``show`` gets the screen at the end, before the service waits for Ctrl-C (``keep``; None: on a terminal only).
+    """
     root = Path(settings.storage.home) / "demo"
     settings = _in_own_home(settings, root)
     story = _Story(settings)
     try:
         told = story.tell()
         (root / "summary.json").write_text(json.dumps(told, indent=2, default=str))
-        sys.stderr.write(summary.screen(told))
+        show(summary.screen(told))
         if keep or (keep is None and sys.stdin.isatty()):
             _wait_for_interrupt()
     finally:
@@ -75,7 +78,12 @@ class _Story:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.name = settings, settings.use_case.name
         self.ledger = Ledger(settings.storage.ledger_url or "")
-        self.facts: dict[str, Any] = {"use_case": self.name, "task": str(settings.use_case.task), "steps": {}}
+        self.facts: dict[str, Any] = {
+            "use_case": self.name,
+            "task": str(settings.use_case.task),
+            "home": settings.storage.home,
+            "steps": {},
+        }
         self.memory = _PeakMemory()
 
     def tell(self) -> dict[str, Any]:
@@ -169,7 +177,8 @@ class _Story:
             orders = self.ledger.orders(self.name)
             severities = [str(report.severity) for report in reports]
             self.facts["drift"] = {"calm": severities, "silent_before": Severity.drift not in severities and not orders}
-            say(f"p50 {replayer.tally.percentile(50)} ms, p99 {replayer.tally.percentile(99)} ms")
+            self.facts["latency"] = {"p50_ms": replayer.tally.percentile(50), "p99_ms": replayer.tally.percentile(99)}
+            say("one row: p50 {p50_ms} ms, p99 {p99_ms} ms".format(**self.facts["latency"]))
             say(f"drift monitor: {', '.join(severities) or 'no full window'}")
 
     def _changed(self, replayer: Replayer) -> None:
@@ -298,6 +307,9 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _traffic(replayer: Replayer) -> dict[str, Any]:
     tally = replayer.tally
-    ends = {"p50_ms": tally.percentile(50), "p99_ms": tally.percentile(99)}
-    return {"decisions": tally.decisions, "failed": tally.failed, **ends, "decision_id": tally.last_decision,
-            "error": tally.error, "ended_at": datetime.now(UTC).isoformat()}  # fmt: skip
+    return {
+        "decisions": tally.decisions,
+        "failed": tally.failed,
+        "error": tally.error,
+        "decision_id": tally.last_decision,
+    }

@@ -41,7 +41,9 @@ def plant(rows: pa.Table, change: Change) -> pa.Table:
         rows = rows.set_column(rows.column_names.index(name), name, pa.array(values, pa.string()))
     for name in {*change.scale, *change.shift}:
         moved = pc.add(pc.multiply(rows[name], change.scale.get(name, 1.0)), change.shift.get(name, 0.0))
-        rows = rows.set_column(rows.column_names.index(name), name, moved.cast(pa.float64()))
+        kind = rows.schema.field(name).type
+        moved = pc.round(moved).cast(kind) if pa.types.is_integer(kind) else moved.cast(kind)
+        rows = rows.set_column(rows.column_names.index(name), name, moved)
     return rows
 
 

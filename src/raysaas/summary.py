@@ -1,7 +1,10 @@
 """The one screen at the end of a demo."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+_RULE = "-" * 100
 
 
 def screen(facts: Mapping[str, Any]) -> str:
@@ -10,31 +13,42 @@ def screen(facts: Mapping[str, Any]) -> str:
 
 
 def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
-    rows, drift, retrain = facts["rows"], facts["drift"], facts["retrain"]
-    name, home = facts["use_case"], f"home=var/demo/{facts['use_case']}"
+    name, rows = facts["use_case"], facts["rows"]
     yield f"raysaas demo · {name} · {facts['task']} · {facts['seconds']} s · peak memory {facts['peak_memory_gb']} GB"
-    yield "=" * 100
+    yield _RULE
     yield f"rows        {rows['read']:,} read, {rows['accepted']:,} accepted, {rows['quarantined']:,} quarantined"
     yield f"            {facts['training_rows']:,} training rows, each with the features known at its time"
     yield from _versions(facts)
-    traffic = facts["traffic"]
-    yield f"traffic     {traffic['decisions']:,} decisions, {traffic['failed']} failed; one row: p50 {traffic['p50_ms']} ms, p99 {traffic['p99_ms']} ms"  # noqa: E501
-    yield f"before      drift monitor {'silent' if drift['silent_before'] else 'not silent'}: {', '.join(drift['calm']) or 'no full window'}"  # noqa: E501
-    causes = ", ".join(f"{feature} (PSI {psi:.2f})" for feature, psi in list(drift["psi"].items())[:3])
-    yield f"change      {drift['severity']}: {causes}"
-    order = retrain["order"]
-    yield f"retrain     {order['result'] if order else 'not ordered'}"
-    yield f"            {retrain['failed_requests']} failed requests while it happened"
-    yield "-" * 100
+    yield from _watched(facts)
+    yield _RULE
     yield f"endpoint    {facts['url']}/docs"
-    yield f"dashboard   {facts['dashboard_url']} (its token: ~/.ray/auth_token)"
-    yield f"report      {drift['html']}"
+    yield f"dashboard   {facts['dashboard_url']} (token: ~/.ray/auth_token)"
+    yield f"report      {facts['drift']['html']}"
     yield f"API key     {facts['api_key']}"
-    yield "-" * 100
+    yield _RULE
     yield "try next (while the service is up, in another terminal):"
+    home = f"home={_relative(facts['home'])}"
     yield f"  .venv/bin/raysaas status {home}"
-    yield f"  .venv/bin/raysaas why {traffic['decision_id']} {home}"
+    yield f"  .venv/bin/raysaas why {facts['traffic']['decision_id']} {home}"
     yield f"  .venv/bin/raysaas rollback {name} --reason 'see it go back' {home}"
+
+
+def _watched(facts: Mapping[str, Any]) -> Iterator[str]:
+    traffic, drift, retrain = facts["traffic"], facts["drift"], facts["retrain"]
+    latency = "one row: p50 {p50_ms} ms, p99 {p99_ms} ms".format(**facts["latency"])
+    yield f"traffic     {traffic['decisions']:,} decisions, {traffic['failed']} failed; {latency}"
+    silent = "silent" if drift["silent_before"] else "not silent"
+    yield f"before      drift monitor {silent}: {', '.join(drift['calm']) or 'no full window'}"
+    causes = ", ".join(f"{feature} (PSI {psi:.2f})" for feature, psi in list(drift["psi"].items())[:3])
+    yield f"change      {drift['severity']}: {causes or ', '.join(drift['cause'])}"
+    yield f"retrain     {retrain['order']['result'] if retrain['order'] else 'not ordered'}"
+    yield f"            {retrain['failed_requests']} failed requests while it happened"
+
+
+def _relative(home: str) -> str:
+    """As short as it can be typed from here."""
+    here = Path.cwd()
+    return str(Path(home).relative_to(here)) if Path(home).is_relative_to(here) else home
 
 
 def _versions(facts: Mapping[str, Any]) -> Iterator[str]:

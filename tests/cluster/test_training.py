@@ -18,13 +18,13 @@ from raysaas.training import sweep, trainer, trees
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def test_both_families_learn_and_share_one_baseline(tmp_path: Path) -> None:
+def test_every_family_learns_and_shares_one_baseline(tmp_path: Path) -> None:
     table = training_set(1500, Task.regression)
-    network, grown = trainer.fit(settings(str(tmp_path), Task.regression), table, tmp_path / "out")
-    assert (network.family, grown.family) == (Family.network, Family.trees)
+    linear, network, grown = trainer.fit(settings(str(tmp_path), Task.regression), table, tmp_path / "out")
+    assert (linear.family, network.family, grown.family) == (Family.linear, Family.network, Family.trees)
     assert network.baseline == grown.baseline
     assert network.num_rows == table.num_rows
-    for made in (network, grown):
+    for made in (linear, network, grown):
         bundle.load(made.path, made.digest)
         assert made.metrics["r2"] > 0.9, made
     assert list((tmp_path / "ray_results").iterdir()) == [], "finished runs leave nothing behind"

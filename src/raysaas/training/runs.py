@@ -139,7 +139,7 @@ def candidate(
     )  # fmt: skip
     measured = evaluate.metrics(target.task, truth(test, target), bundle.load(out, digest).predict(columns(test)))
     seconds = time.monotonic() - started
-    log.info("%s: %s in %.1f s, %s", material.use_case.name, family, seconds, measured)
+    log.debug("%s: %s in %.1f s, %s", material.use_case.name, family, seconds, measured)
     return evaluate.Candidate(
         family=family, path=out, digest=digest, metrics=measured, baseline=material.baseline,
         num_rows=table.num_rows, seconds=seconds,

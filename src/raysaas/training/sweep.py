@@ -89,12 +89,13 @@ def _tuner(settings: Settings, base: Plan, table: pa.Table) -> Any:
     names = [*feature_names(table), "label"]
     train, valid = part(table, "train").select(names), part(table, "valid").select(names)
     resources = {"CPU": settings.train.cpus_per_worker, **({"GPU": 1} if settings.cluster.use_gpu else {})}
-    search = OptunaSearch(space=_space(), metric="valid_loss", mode="min", seed=chosen.seed)
+    search = OptunaSearch(metric="valid_loss", mode="min", seed=chosen.seed)
     asha = ASHAScheduler(
         max_t=chosen.max_epochs, grace_period=min(chosen.grace_epochs, chosen.max_epochs), reduction_factor=2
     )
     return tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, base=base, train=train, valid=valid), resources),
+        param_space=_space(),
         tune_config=tune.TuneConfig(
             metric="valid_loss", mode="min", search_alg=search, scheduler=asha, num_samples=chosen.num_samples,
             max_concurrent_trials=chosen.max_concurrent, reuse_actors=True,

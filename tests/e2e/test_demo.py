@@ -1,0 +1,115 @@
+"""`raysaas demo` on real data, as a process without a terminal: a story that ends well and leaves nothing behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import psutil
+import pytest
+
+# AUC of the champion on held-back rows: at least the lower bound (FACTS.md), and below the upper one, which only a leak
+# of later rows or of the label reaches.
+YARDSTICKS = {"telco_churn": (0.83, 0.88), "cdnow": (0.75, 0.80)}
+SMALLER = ["tune.num_samples=2", "federated.rounds=1"]
+STEPS = {
+    "start",
+    "ingest",
+    "materialize",
+    "train",
+    "sweep",
+    "federate",
+    "deploy",
+    "traffic",
+    "change",
+    "retrain",
+    "watch",
+}
+
+
+def mentioning(text: str) -> list[str]:
+    """Command lines of the processes that have ``text`` in their arguments or environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        if process.pid != os.getpid() and any(text in word for word in words):
+            found.append(" ".join(process.cmdline())[:200])
+    return found
+
+
+@pytest.fixture(scope="module", params=list(YARDSTICKS))
+def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> SimpleNamespace:
+    """One demo, run once for the tests of this module; what it said, and what was running afterwards."""
+    if not (Path(data_dir) / request.param).is_dir():
+        pytest.skip(f"{request.param} is not in {data_dir}")
+    home = tmp_path_factory.mktemp(f"demo-{request.param}")
+    overrides = [f"use_case={request.param}", f"data_dir={data_dir}", f"home={home}"]
+    ports = [f"{key}=0" for key in ("cluster.port", "cluster.dashboard_port", "serve.port")]
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "raysaas"), "demo", *overrides, *ports, *SMALLER, "--json"],
+        cwd=home, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=590, check=False,
+    )  # fmt: skip
+    left = mentioning(str(home))
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(name=request.param, home=home, done=done, facts=json.loads(done.stdout), left=left)
+
+
+def test_it_ends_with_every_step_done_and_the_same_summary_on_disk(told: SimpleNamespace) -> None:
+    facts = told.facts
+    assert told.done.stdout.count("\n") == 1
+    assert json.loads((told.home / "demo" / "summary.json").read_text()) == facts
+    assert facts["use_case"] == told.name
+    assert set(facts["steps"]) >= STEPS
+    rows = facts["rows"]
+    assert rows["read"] == rows["accepted"] + rows["quarantined"]
+    assert rows["quarantined"] == 0
+    assert rows["read"] == {"telco_churn": 7043, "cdnow": 69_659}[told.name]
+    assert {version["family"] for version in facts["versions"]} >= {"network", "trees"}
+    assert facts["seconds"] < 300
+    assert facts["peak_memory_gb"] < 6
+
+
+def test_the_champion_is_as_good_as_the_data_allow(told: SimpleNamespace) -> None:
+    least, suspicious = YARDSTICKS[told.name]
+    assert least <= told.facts["metrics"]["auc"] < suspicious
+    assert told.facts["metrics"]["auc"] >= told.facts["baseline"]["auc"] - 0.005
+    champion = next(v for v in told.facts["versions"] if v["version"] == told.facts["champion"])
+    assert champion["released"]
+    assert champion["reason"]
+
+
+def test_calm_is_silent_and_a_change_orders_a_retraining(told: SimpleNamespace) -> None:
+    drift, retrain = told.facts["drift"], told.facts["retrain"]
+    assert drift["calm"], "no window was full before the change"
+    assert set(drift["calm"]) == {"silent"}
+    assert drift["silent_before"]
+    assert drift["severity"] == "drift"
+    planted = {"telco_churn": {"Contract", "tenure", "MonthlyCharges"}, "cdnow": {"since_last_d", "since_first_d"}}
+    assert planted[told.name] & {name.rpartition("__")[2] for name in drift["cause"]}, drift
+    assert retrain["order"]["state"] == "done", retrain
+    assert retrain["replaced"], retrain
+    assert retrain["champion"] != told.facts["champion"]
+    assert "<html" in Path(drift["html"]).read_text()[:2000].lower()
+
+
+def test_no_request_failed(told: SimpleNamespace) -> None:
+    traffic = told.facts["traffic"]
+    assert told.facts["retrain"]["failed_requests"] == 0
+    assert (traffic["failed"], traffic["error"]) == (0, None)
+    assert traffic["decisions"] > 1000
+    assert traffic["decision_id"]
+
+
+def test_without_a_terminal_it_stops_and_leaves_no_process(told: SimpleNamespace) -> None:
+    assert told.left == []
+    assert mentioning(str(told.home)) == []
+    assert not (told.home / "demo" / told.name / "head.json").exists()
+    for url in (told.facts["url"], told.facts["dashboard_url"]):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url)
