@@ -133,6 +133,9 @@ def _answers(head: Head) -> bool:
     )
     try:
         with urllib.request.urlopen(request, timeout=3) as response:
+            # The dashboard outlives a dead control store for a while.
+            host, _, port = head.address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=3).close()
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -218,12 +219,11 @@ def belonging_to(head: cluster.Head) -> dict[int, str]:
     signs = (f"RAYSAAS_CLUSTER={head.id}", head.address, f"/tmp/raysaas-{head.id}")
     found = {}
     for process in psutil.process_iter():
-        try:
+        with suppress(psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
             words = [*process.cmdline(), *(f"{key}={value}" for key, value in process.environ().items())]
-        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-        if process.pid != os.getpid() and any(sign in word for word in words for sign in signs):
-            found[process.pid] = " ".join(process.cmdline())
+            if process.pid != os.getpid() and any(sign in word for word in words for sign in signs):
+                # Ray's renamed processes have no readable environment: they are children of those that have.
+                found |= {each.pid: " ".join(each.cmdline()) for each in [process, *process.children(recursive=True)]}
     return found
 
 

@@ -196,6 +196,7 @@ def test_killed_in_the_middle_the_table_is_whole_and_the_next_run_completes(run:
         from raysaas.ingest.pipeline import ingest
         from raysaas.settings import *
         from raysaas.stores.tables import Tables
+        from raysaas.use_case import *
         ray.init(address={ray.get_runtime_context().gcs_address!r}, log_to_driver=False)
         columns = {{"id": Column(type=ColumnType.integer), "user": Column(type=ColumnType.category, required=True),
                    "at": Column(type=ColumnType.time), "amount": Column(min=0)}}

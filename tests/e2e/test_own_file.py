@@ -79,10 +79,11 @@ def test_the_pipeline_ends_with_the_promised_fields(served: SimpleNamespace) -> 
 
 def test_requests_are_answered_and_explained(served: SimpleNamespace) -> None:
     headers = {"authorization": f"Bearer {served.key['key']}"}
-    rows = [{"# calls": 9, "Budget (EUR)": 9000.0, "origin": "friend"}, {"calls": None, "origin": "ad"}]
+    rows = [{"# calls": 9, "Budget (EUR)": 9000.0, "origin": "friend"}, {"calls": None, "nope": 1}]
     with httpx.Client(base_url=served.result["url"], headers=headers) as http:
         refused = http.post("/predict", json={"instances": rows})
         assert refused.status_code == 422, refused.text
+        assert "nope" in refused.text
         names = json.loads(served.run("status", "--json").stdout)
         assert names["use_cases"]["leads"]["champion"] == served.result["model_version"]
         answer = http.post("/predict", json={"instances": rows[:1]})
@@ -111,7 +112,7 @@ def test_running_it_again_adds_nothing(served: SimpleNamespace) -> None:
     [
         ("", "empty"),
         ("a,b,label\n", "no rows"),
-        ("a,b,label\n1,2,x\n2,3,x\n3,4,x\n", "one class"),
+        ("a,b,label\n1,2,x\n2,3,x\n3,4,x\n", "nothing to learn"),
         ("PK\x03\x04 this is no table", ""),
     ],
     ids=["empty", "header only", "one class", "another format"],
