@@ -82,6 +82,10 @@ def _readable(result: Mapping[str, Any]) -> str:
 overrides_argument = click.argument("overrides", nargs=-1)
 
 
+# A mistyped command is wrong input like any other.
+click.UsageError.exit_code = 65
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="raysaas")
 def main() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -157,3 +158,18 @@ def test_a_surprise_late_in_a_long_file_is_seen(tmp_path: Path) -> None:
     use_case, _ = inferred(tmp_path, data)
     assert (use_case.task, use_case.examples.positive) == (Task.binary, "b")
     assert "constant" in use_case.sources["rows"].columns
+
+
+def test_a_comma_before_decimals_is_not_a_thousands_separator(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    price = rng.uniform(1, 5000, 200).round(2)
+    german = [f"{value:,.2f}".translate(str.maketrans(",.", ".,")) for value in price]
+    path = tmp_path / "semi.csv"
+    frame(price=german, us=[f"${value:,.2f}" for value in price], y=rng.choice(["a", "b"], 200)).to_csv(path, sep=";")
+    use_case, _ = infer(str(path), "semi", label="y")
+    (source,) = use_case.sources.values()
+    derive = source.derive
+    with duckdb.connect() as db:
+        for key, text in (("price", german[0]), ("us", f"${price[0]:,.2f}")):
+            expression = next(sql for sql in derive.values() if f'"{key}"' in sql)
+            assert db.execute(f'SELECT {expression} FROM (SELECT ? AS "{key}")', [text]).fetchone() == (price[0],)

@@ -88,9 +88,9 @@ def test_without_valid_rows_the_train_loss_decides() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "world", "expected"), [(100, 1, 16), (100, 2, 8), (3000, 1, 150), (10**6, 2, 128)]
+    ("num_rows", "world", "expected"), [(100, 1, 16), (100, 2, 8), (3000, 1, 150), (10**6, 2, 1250)]
 )
-def test_batches_shrink_with_the_rows(num_rows: int, world: int, expected: int) -> None:
+def test_batches_follow_the_number_of_rows(num_rows: int, world: int, expected: int) -> None:
     plan = _plan(training_set(200), num_rows=num_rows)
     assert plan.rows_per_step(world) == expected
 

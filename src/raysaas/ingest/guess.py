@@ -15,6 +15,8 @@ _CAMEL_ID = re.compile(r"[a-z](ID|Id|Uuid|UUID)$")
 _TIMES = re.compile(r"(_at|_ts|_on|time|timestamp|date|day)$|^(ts|time|date|created|dt)", re.IGNORECASE)
 _DATE = r"^([0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[0-9]{1,2}/[0-9]{1,2}/[0-9]{4})"
 _MONEY = r"[,$%€£\s]"
+_COMMA_DECIMAL = r"^[-+]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+$"
+_COMMA_GROUPS = r"^[-+]?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?$"
 _WORDS = {"true", "false", "t", "f", "yes", "no", "y", "n", "on", "off"}
 _MAX_STRAYS = 0.2
 _NUMBER_START = re.compile(r"[-+.0-9iI]")
@@ -31,6 +33,7 @@ class Guess:
     strays: bool = False
     unique: bool = False
     is_id: bool = False
+    decimal_comma: bool = False
 
     @property
     def is_time(self) -> bool:
@@ -73,7 +76,8 @@ def guess(name: str, column: pa.ChunkedArray) -> Guess:
     if kind_of is ColumnType.category and _mostly_numbers(values):
         kind_of, strays = ColumnType.number, True
     why, is_id = _no_feature(name, values, kind_of, distinct, unique)
-    return Guess(ColumnType.text if why else kind_of, distinct, len(values), why, strays and not why, unique, is_id)
+    type_of, comma = ColumnType.text if why else kind_of, strays and _decimal_comma(values)
+    return Guess(type_of, distinct, len(values), why, strays and not why, unique, is_id, comma)
 
 
 def _plain_type(name: str, values: pa.Array) -> ColumnType:
@@ -122,14 +126,23 @@ def _mostly_numbers(values: pa.Array) -> bool:
     """Numbers with currency signs, thousands separators or a few words for missing (``?``, ``unknown``) among them."""
     if pc.any(pc.match_substring_regex(values, r"^0[0-9]")).as_py():
         return False
+    if _decimal_comma(values):
+        values = pc.replace_substring(pc.replace_substring(values, ".", ""), ",", ".")
     bare = pc.replace_substring_regex(values, _MONEY, "")
     bad = cast(pa.chunked_array([bare]), ColumnType.number).bad
     return float(bad.mean()) <= _MAX_STRAYS and len(pc.unique(values.filter(pa.array(bad)))) <= 5
 
 
-def cleaned(key: str) -> str:
+def _decimal_comma(values: pa.Array) -> bool:
+    """Whether some number can only be read with a comma before its decimals (``90,3``, ``1.234,50``)."""
+    comma = pc.match_substring_regex(values, _COMMA_DECIMAL)
+    return bool(pc.any(pc.and_not(comma, pc.match_substring_regex(values, _COMMA_GROUPS))).as_py())
+
+
+def cleaned(key: str, *, decimal_comma: bool = False) -> str:
     """DuckDB expression that makes numbers of a column that ``_mostly_numbers`` said yes to."""
-    return f"""TRY_CAST(regexp_replace("{key}", '[,$%€£ ]', '', 'g') AS DOUBLE)"""
+    column = f"""replace(replace("{key}", '.', ''), ',', '.')""" if decimal_comma else f'"{key}"'
+    return f"""TRY_CAST(regexp_replace({column}, '[,$%€£ ]', '', 'g') AS DOUBLE)"""
 
 
 def _no_feature(name: str, values: pa.Array, kind: ColumnType, distinct: int, unique: bool) -> tuple[str, bool]:

@@ -124,7 +124,8 @@ def _use_case(
         _calendar(file, source, keys[str(roles["time"])], str(roles["time"]))
     features = [k for k, c in source.columns.items() if c.feature and c.type not in (ColumnType.text, ColumnType.time)]
     if len({*features, *source.derive} - {keys[c] for c in roles.values() if c}) < 1:
-        raise InputError(f"No column is left to predict {roles['label']!r} from: {' '.join(file.said)}")
+        unused = [said for said in file.said if "not used" in said][:5]
+        raise InputError(f"No column is left to predict {roles['label']!r} from: {' '.join(unused)}")
     examples = Examples(source=SOURCE, label=keys[str(roles["label"])], positive=positive)
     title = f"{roles['label']} of {Path(path).name}"
     return UseCase(name=name, title=title, task=task, sources={SOURCE: source}, examples=examples)
@@ -154,7 +155,7 @@ def _declare(file: Seen, source: Source, key: str, name: str, roles: dict[str, s
         return
     if found.strays and (role is None or (role == "label" and task is Task.regression)):
         file.said.append(f"{name!r} is read as a number: signs are cut off, words among its numbers count as missing.")
-        source.derive[key] = cleaned(_seen_as(file.names, name))
+        source.derive[key] = cleaned(_seen_as(file.names, name), decimal_comma=found.decimal_comma)
         return
     source.columns[key] = Column(type=_declared_type(found, role, task, file.num_rows), column=own)
 

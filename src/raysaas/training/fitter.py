@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Chunks = Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
 STATE_FILE = "state.pt"
-MIN_STEPS_PER_EPOCH = 20
+MIN_STEPS_PER_EPOCH, MAX_STEPS_PER_EPOCH = 20, 400
 MIN_BATCH = 16
 LAST_RATE = 0.05
 
@@ -44,8 +44,9 @@ class Plan:
     checkpoint_s: float = 10.0
 
     def rows_per_step(self, world: int) -> int:
-        """Rows of one worker's batch: small sets get smaller batches, so that an epoch has some twenty steps."""
-        total = min(self.batch_size, max(MIN_BATCH, self.num_rows // MIN_STEPS_PER_EPOCH))
+        """Rows of one worker's batch: an epoch has some twenty steps for small sets, four hundred for long ones."""
+        largest = max(self.batch_size, self.num_rows // MAX_STEPS_PER_EPOCH)
+        total = min(largest, max(MIN_BATCH, self.num_rows // MIN_STEPS_PER_EPOCH))
         return max(1, total // world)
 
     def rate(self, epoch: int) -> float:
