@@ -29,6 +29,7 @@ from raysaas.settings import Settings
 _MARK = "RAYSAAS_CLUSTER"
 _MIN_CPUS = 4
 _START_S = 60
+_PORT_RANGES, _PORTS_PER_HEAD = 90, 100
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "DO_NOT_TRACK": "1",
@@ -76,9 +77,19 @@ def environment(settings: Settings, head: Head) -> dict[str, str]:
 
 
 def _serve_flags(settings: Settings, head: Head) -> dict[str, str]:
-    """HAProxy's own ports are fixed beside Serve's default port; with ``serve.port=0`` they are free ones too."""
-    free = {} if settings.serve.port else {"stats_port": _free_port(), "metrics_port": _free_port()}
-    return serve_environment(_serve_folder(head.id), **free)
+    """Serve's flags; with ``serve.port=0`` (a second head on this machine) with ports that no other head uses.
+
+    Replicas of two heads must not share a range: a proxy that still knows the port of a replica that is gone would send
+    requests to the other head's replica there.
+    """
+    if settings.serve.port:
+        return serve_environment(_serve_folder(head.id))
+    flags = serve_environment(_serve_folder(head.id), stats_port=_free_port(), metrics_port=_free_port())
+    place = int(head.id, 16) % _PORT_RANGES * _PORTS_PER_HEAD
+    for name, start in (("HTTP", 31_000), ("GRPC", 41_000)):
+        flags[f"RAY_SERVE_DIRECT_INGRESS_MIN_{name}_PORT"] = str(start + place)
+        flags[f"RAY_SERVE_DIRECT_INGRESS_MAX_{name}_PORT"] = str(start + place + _PORTS_PER_HEAD - 1)
+    return flags
 
 
 def node_environment() -> dict[str, str]:
