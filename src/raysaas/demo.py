@@ -13,6 +13,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -288,9 +289,12 @@ def _training_rows(settings: Settings) -> pa.Table:
 
 
 def _held_back(settings: Settings) -> pa.Table:
-    """The newest training set's test rows that nobody answered yet, in order of time."""
+    """The newest training set's test rows in order of time; rows of one moment in no order, as requests would come."""
     rows = _training_rows(settings)
-    return rows.filter(pc.equal(rows["split"], "test")).sort_by([("event_time", "ascending"), ("row_id", "ascending")])
+    rows = rows.filter(pc.equal(rows["split"], "test")).sort_by("row_id")
+    chance = np.random.default_rng(settings.seed).permutation(rows.num_rows)
+    order = [("event_time", "ascending"), ("chance", "ascending")]
+    return rows.append_column("chance", pa.array(chance)).sort_by(order).drop_columns("chance")
 
 
 def _what_changed(settings: Settings) -> str:
