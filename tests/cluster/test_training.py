@@ -90,9 +90,12 @@ def test_sweep_returns_the_best_trial_and_a_row_for_each(tmp_path: Path) -> None
 def _kill_after_checkpoint(results: Path, killed: list[int], stopped: threading.Event) -> None:
     from ray.util.state import list_actors
 
+    seen: set[str] = set()
     while not stopped.is_set() and not killed:
-        time.sleep(0.2)
-        if not list(results.glob("*/checkpoint_*")):
+        time.sleep(0.1)
+        # The newest folder may still be in the making: with three or more epochs behind it, one before it is whole.
+        if len({folder.name for folder in results.glob("*/checkpoint_*")} | seen) < 3:
+            seen |= {folder.name for folder in results.glob("*/checkpoint_*")}
             continue
         actors: list[Any] = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
         if actors:
