@@ -113,3 +113,16 @@ def test_inputs_of_another_type_are_missing() -> None:
     joined = with_feedback(training(), told(MIN_ROWS, False, inputs=odd), CASE)
     row = next(row for row in joined.to_pylist() if row["row_id"].startswith("d"))
     assert (row["x"], row["n"], row["s"], row["b"]) == (None, None, "3", None)
+
+
+def test_only_the_newer_half_judges_and_no_entity_is_on_both_sides() -> None:
+    moments = pa.array([day(1 + n / 1000) for n in range(900)], STAMP)
+    joined = with_feedback(training(), told(900, True, event_time=moments), CASE).to_pylist()
+    judging = [row for row in joined if row["split"] == "test"]
+    assert len(judging) > 100
+    assert min(row["event_time"] for row in judging) >= day(1.449)
+    learnt = {row["entity"] for row in joined if row["split"] != "test"}
+    assert learnt.isdisjoint({row["entity"] for row in judging} - {row["entity"] for row in training().to_pylist()})
+    assert {row["entity"] for row in joined if row["split"] == "train" and row["row_id"][0] == "d"}.isdisjoint(
+        row["entity"] for row in judging
+    )

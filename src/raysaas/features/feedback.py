@@ -1,10 +1,11 @@
 """Decisions whose outcome came back, as examples: the inputs they were made on, labelled by what then happened.
 
-With at least ``MIN_ROWS`` of them the test part holds feedback only, so that after a change a retrained model is
-judged on the newest regime: 35 % of the feedback, by hash of the entity (or of the inputs), is test, 15 % joins valid,
-the rest joins train. Examples that were the test part before may have been replayed as traffic: they leave the set,
-unless all feedback names its entity; then those of entities that are not judged join train. Fewer feedback rows wait
-until there are enough: in train they could repeat rows that judge.
+With at least ``MIN_ROWS`` of them the test part holds feedback only, so that after a change a retrained model is judged
+on the newest regime: 40 % of the newer half of the feedback, by hash of the entity (or of the inputs), is test; 15 % of
+all joins valid, the rest joins train; older feedback of the entities that are judged leaves the set. Examples that were
+the test part before may have been replayed as traffic: they leave the set, unless all feedback names its entity; then
+those of entities that are not judged join train. Fewer feedback rows wait until there are enough: in train they could
+repeat rows that judge.
 """
 
 from datetime import datetime
@@ -21,7 +22,7 @@ from raysaas.stores.tables import Tables
 from raysaas.use_case import UseCase
 
 MIN_ROWS = 200
-_TEST, _VALID = 0.35, 0.15
+_TEST, _VALID = 0.40, 0.15
 _LOGS = ("log.decisions", "log.outcomes")
 
 
@@ -52,6 +53,9 @@ def with_feedback(training: pa.Table, rows: pa.Table, use_case: UseCase) -> pa.T
         return training
     groups = rows.select(["tenant", "who"]).group_by(["tenant", "who"]).aggregate([]).num_rows
     hashes = shares(rows, ["tenant", "who"] if groups >= MIN_GROUPS else ["row_id"])
+    moments = rows["event_time"].cast(pa.int64()).to_numpy()
+    kept = (hashes >= _TEST) | (moments >= np.median(moments))
+    rows, hashes = rows.filter(pa.array(kept)), hashes[kept]
     parts = np.where(hashes < _TEST, "test", np.where(hashes < _TEST + _VALID, "valid", "train"))
     named = pc.all(pc.is_valid(rows["entity"])).as_py()
     training = _without_old_test(training, rows.filter(pa.array(parts != "train")) if named else None)
