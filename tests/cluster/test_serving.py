@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from raysaas import cluster
 from raysaas.errors import CorruptBundle, NotFound, Unavailable
 from raysaas.models import bundle
 from raysaas.models.encode import Encoder
@@ -125,10 +126,12 @@ def test_every_refusal_is_a_problem_document(served, client, change, status):
     assert reply.json()["type"].startswith("https://raysaas.dev/problems/")
 
 
-def test_a_replica_reached_directly_asks_for_the_key_too(served, client):
+def test_a_replica_reached_directly_asks_for_the_key_too(served, client, platform):
     replicas = [psutil.Process(h["pid"]) for h in served.deployments.health(NAME)]
     listening = {c.laddr.port for p in replicas for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-    doors = listening & set(range(30_000, 31_001))
+    flags = cluster.environment(platform.settings, platform.head)
+    first, last = (int(flags[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX"))
+    doors = listening & set(range(first, last + 1))
     assert len(doors) == 2, listening
     for port in doors:
         url = f"http://127.0.0.1:{port}/{NAME}/predict"
