@@ -38,23 +38,29 @@ def test_equal_seeds_give_equal_bundles(tmp_path: Path) -> None:
 
 
 def test_killed_worker_resumes_from_its_checkpoint(tmp_path: Path) -> None:
-    chosen = settings(str(tmp_path))
+    # A kill may come before the controller knows the first checkpoint: then beginning again is right, and we try again.
+    for attempt in range(3):
+        made, killed = _killed_fit(tmp_path / str(attempt))
+        meta = bundle.load(made.path).manifest["meta"]
+        if killed and max(meta["starts"]) > 0:
+            break
+    assert killed, "the fit was over before a worker could be killed"
+    assert max(meta["starts"]) > 0, "the second start must go on, not begin again"
+    assert meta["epochs"] == 200 == len(meta["losses"])
+    assert made.metrics["auc"] > 0.9
+
+
+def _killed_fit(folder: Path) -> tuple[Any, list[int]]:
     killed: list[int] = []
     stopped = threading.Event()
-    killer = threading.Thread(target=_kill_after_checkpoint, args=(tmp_path / "ray_results", killed, stopped))
+    killer = threading.Thread(target=_kill_after_checkpoint, args=(folder / "ray_results", killed, stopped))
     killer.start()
     try:
-        table = training_set(3000)
-        made = trainer.fit_network(chosen, table, tmp_path / "out", epochs=300, patience=300, checkpoint_s=0.0)
+        plan = {"epochs": 200, "patience": 200, "checkpoint_s": 0.0}
+        return trainer.fit_network(settings(str(folder)), training_set(3000), folder / "out", **plan), killed
     finally:
         stopped.set()
         killer.join()
-    meta = bundle.load(made.path).manifest["meta"]
-    assert killed, "the fit was over before a worker could be killed"
-    assert meta["starts"][0] == 0
-    assert max(meta["starts"]) > 0, "the second start must go on, not begin again"
-    assert meta["epochs"] == 300 == len(meta["losses"])
-    assert made.metrics["auc"] > 0.9
 
 
 def test_rows_beyond_memory_are_streamed(tmp_path: Path) -> None:
