@@ -57,4 +57,6 @@ def test_contracts_that_contradict_themselves(source: Source, message: str) -> N
 
 
 def test_a_platform_name_may_be_used_for_its_own_role() -> None:
-    validate(Source(tenant="tenant", known_at="known_at", columns={"tenant": Column(), "known_at": Column()}), "s")
+    source = Source(tenant="tenant", known_at="known_at", columns={"tenant": Column(), "known_at": Column()})
+    validate(source, "s")
+    assert list(source.columns) == ["tenant", "known_at"]

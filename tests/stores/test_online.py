@@ -34,7 +34,7 @@ os.kill(os.getpid(), 9)
 
 def test_reading_imports_neither_feast_nor_pandas() -> None:
     code = "import sys, raysaas.stores.online; assert not {'feast', 'pandas', 'mlflow', 'ray'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_closed_store_opens_again(tmp_path: Path) -> None:
