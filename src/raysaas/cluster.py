@@ -7,6 +7,7 @@ addresses are kept in ``<home>/head.json``. Flags that Ray and Serve read at imp
 import json
 import logging
 import os
+import random
 import secrets
 import shlex
 import shutil
@@ -23,13 +24,13 @@ from pathlib import Path
 import psutil
 
 from raysaas.errors import ConfigError, Unavailable
-from raysaas.serving.environment import serve_environment
+from raysaas.serving.environment import own_ports, serve_environment
 from raysaas.settings import Settings
 
 _MARK = "RAYSAAS_CLUSTER"
 _MIN_CPUS = 4
 _START_S = 60
-_PORT_RANGES, _PORTS_PER_HEAD = 90, 100
+_SERVE_PORTS, _BLOCK = (20_000, 32_000), 80
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "DO_NOT_TRACK": "1",
@@ -77,19 +78,9 @@ def environment(settings: Settings, head: Head) -> dict[str, str]:
 
 
 def _serve_flags(settings: Settings, head: Head) -> dict[str, str]:
-    """Serve's flags; with ``serve.port=0`` (a second head on this machine) with ports that no other head uses.
-
-    Replicas of two heads must not share a range: a proxy that still knows the port of a replica that is gone would send
-    requests to the other head's replica there.
-    """
-    if settings.serve.port:
-        return serve_environment(_serve_folder(head.id))
-    flags = serve_environment(_serve_folder(head.id), stats_port=_free_port(), metrics_port=_free_port())
-    place = int(head.id, 16) % _PORT_RANGES * _PORTS_PER_HEAD
-    for name, start in (("HTTP", 31_000), ("GRPC", 41_000)):
-        flags[f"RAY_SERVE_DIRECT_INGRESS_MIN_{name}_PORT"] = str(start + place)
-        flags[f"RAY_SERVE_DIRECT_INGRESS_MAX_{name}_PORT"] = str(start + place + _PORTS_PER_HEAD - 1)
-    return flags
+    """Serve's flags; with ``serve.port=0`` (a second head on this machine) with ports that no other head uses."""
+    flags = serve_environment(_serve_folder(head.id))
+    return flags if settings.serve.port else flags | own_ports(range(head.port, head.port + _BLOCK))
 
 
 def node_environment() -> dict[str, str]:
@@ -203,7 +194,8 @@ def _ports(settings: Settings) -> dict[str, int]:
     for key, port in wanted.items():
         if port and _taken(settings.cluster.bind, port):
             raise ConfigError(f"Port {port} is taken by another program: stop it or set {key}=0 for any free port.")
-    return {key: port or _free_port() for key, port in wanted.items()}
+    free = {"serve.port": lambda: _free_block(settings.cluster.bind)}
+    return {key: port or free.get(key, _free_port)() for key, port in wanted.items()}
 
 
 def _taken(bind: str, port: int) -> bool:
@@ -220,6 +212,14 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _free_block(bind: str) -> int:
+    """First of ``_BLOCK`` free ports that the kernel gives to no client: Serve binds them long after this."""
+    starts = list(range(*_SERVE_PORTS, _BLOCK))
+    random.shuffle(starts)
+    free = (start for start in starts if not any(_taken(bind, start + i) for i in range(_BLOCK)))
+    return next(free, starts[0])
 
 
 def down(settings: Settings) -> bool:

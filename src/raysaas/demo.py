@@ -314,6 +314,6 @@ def _traffic(replayer: Replayer) -> dict[str, Any]:
     return {
         "decisions": tally.decisions,
         "failed": tally.failed,
-        "error": tally.error,
+        "errors": dict(tally.errors),
         "decision_id": tally.last_decision,
     }

@@ -278,13 +278,21 @@ def watch(settings: Settings) -> dict[str, Any]:
     return {"use_case": name, "shipped": shipped, "html": html, "drift": [_plain(r) for r in ledger.drift(name, 10)]}
 
 
-def ship(settings: Settings) -> dict[str, int]:
-    """Move closed decision and outcome segments to Iceberg, each exactly once."""
+def ship(settings: Settings, *, wait: bool = False) -> dict[str, int]:
+    """Move closed decision and outcome segments to Iceberg, each exactly once.
+
+    With ``wait`` those that are open now too: their writers close them when they are ``serve.segment_age_s`` old.
+    """
     from raysaas.stores import journal
     from raysaas.stores.tables import Tables
 
-    root, tables = Path(settings.storage.journal or ""), Tables(settings.storage)
-    return {kind: journal.ship(root, settings.use_case.name, kind, tables) for kind in ("decisions", "outcomes")}
+    root, name, tables = Path(settings.storage.journal or ""), settings.use_case.name, Tables(settings.storage)
+    shipped = {}
+    for kind in ("outcomes", "decisions"):  # in this order an outcome's decision is there too
+        if wait and not journal.await_closed(root, name, kind, settings.serve.segment_age_s + 10):
+            log.warning("The newest %s of %s are still being written: they are not part of this.", kind, name)
+        shipped[kind] = journal.ship(root, name, kind, tables)
+    return shipped
 
 
 def retrain(settings: Settings) -> dict[str, Any]:
@@ -304,7 +312,7 @@ def retrain(settings: Settings) -> dict[str, Any]:
 
 def _retrained(settings: Settings) -> dict[str, Any]:
     ingested = ingest(settings)
-    ship(settings)
+    ship(settings, wait=True)  # what ordered the retraining is part of it
     materialize(settings)
     trained = train(settings)
     better = [version for version in trained["versions"] if version["released"]]

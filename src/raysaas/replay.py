@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Tally:
     failed: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     last_decision: str | None = None
-    error: str | None = None
+    errors: Counter[str] = field(default_factory=Counter)
 
     def percentile(self, q: float) -> float | None:
         """Latency in milliseconds at percentile ``q``; None without single requests."""
@@ -111,7 +112,7 @@ class Replayer:
 
     def _failed(self, count: int, error: RaysaasError) -> None:
         self.tally.failed += count
-        self.tally.error = str(error)
+        self.tally.errors[str(error)] += count
 
     @contextmanager
     def steadily(self, rows: pa.Table, pause_s: float = 0.05) -> Iterator[Tally]:

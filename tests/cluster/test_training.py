@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,10 +38,10 @@ def test_equal_seeds_give_equal_bundles(tmp_path: Path) -> None:
     assert one.digest == two.digest
 
 
-def test_killed_worker_resumes_from_its_checkpoint(tmp_path: Path) -> None:
+def test_killed_worker_resumes_from_its_checkpoint(platform: SimpleNamespace, tmp_path: Path) -> None:
     # A kill may come before the controller knows the first checkpoint: then beginning again is right, and we try again.
     for attempt in range(3):
-        made, killed = _killed_fit(tmp_path / str(attempt))
+        made, killed = _killed_fit(platform.head.dashboard_url, tmp_path / str(attempt))
         meta = bundle.load(made.path).manifest["meta"]
         if killed and max(meta["starts"]) > 0:
             break
@@ -50,10 +51,10 @@ def test_killed_worker_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     assert made.metrics["auc"] > 0.9
 
 
-def _killed_fit(folder: Path) -> tuple[Any, list[int]]:
+def _killed_fit(url: str, folder: Path) -> tuple[Any, list[int]]:
     killed: list[int] = []
     stopped = threading.Event()
-    killer = threading.Thread(target=_kill_after_checkpoint, args=(folder / "ray_results", killed, stopped))
+    killer = threading.Thread(target=_kill_after_checkpoint, args=(url, folder / "ray_results", killed, stopped))
     killer.start()
     try:
         plan = {"epochs": 200, "patience": 200, "checkpoint_s": 0.0}
@@ -93,7 +94,7 @@ def test_sweep_returns_the_best_trial_and_a_row_for_each(tmp_path: Path) -> None
     assert made.metrics["auc"] > 0.85
 
 
-def _kill_after_checkpoint(results: Path, killed: list[int], stopped: threading.Event) -> None:
+def _kill_after_checkpoint(dashboard_url: str, results: Path, killed: list[int], stopped: threading.Event) -> None:
     from ray.util.state import list_actors
 
     seen: set[str] = set()
@@ -103,7 +104,8 @@ def _kill_after_checkpoint(results: Path, killed: list[int], stopped: threading.
         if len({folder.name for folder in results.glob("*/checkpoint_*")} | seen) < 3:
             seen |= {folder.name for folder in results.glob("*/checkpoint_*")}
             continue
-        actors: list[Any] = list_actors(filters=[("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")])
+        wanted = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+        actors: list[Any] = list_actors(dashboard_url, filters=wanted)
         if actors:
             os.kill(actors[0].pid, signal.SIGKILL)
             killed.append(actors[0].pid)

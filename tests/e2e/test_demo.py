@@ -100,8 +100,8 @@ def test_calm_is_silent_and_a_change_orders_a_retraining(told: SimpleNamespace) 
 
 def test_no_request_failed(told: SimpleNamespace) -> None:
     traffic = told.facts["traffic"]
-    assert told.facts["retrain"]["failed_requests"] == 0
-    assert (traffic["failed"], traffic["error"]) == (0, None)
+    assert told.facts["retrain"]["failed_requests"] == 0, traffic["errors"]
+    assert (traffic["failed"], traffic["errors"]) == (0, {})
     assert traffic["decisions"] > 1000
     assert traffic["decision_id"]
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from raysaas.errors import Unavailable
 from raysaas.settings import Storage
-from raysaas.stores.journal import Journal, ship, tail
+from raysaas.stores.journal import Journal, await_closed, ship, tail
 from raysaas.stores.tables import Tables
 
 
@@ -116,6 +117,23 @@ def test_ship_takes_closed_segments_once(tmp_path, tables):
     assert rows[0]["inputs"] == '{"x":1.5,"plan":null}'
     assert str(rows[0]["time"].tzinfo) == "UTC"
     journal.close()
+
+
+def test_await_closed_returns_when_those_that_were_open_are_closed_or_their_writer_is_dead(tmp_path, tables):
+    journal = Journal(tmp_path, "shop", "decisions", segment_age_s=0.5)
+    journal.append([record(0)])
+    assert not await_closed(tmp_path, "shop", "decisions", timeout_s=0.2)
+    closer = threading.Timer(0.5, journal.rotate)
+    closer.start()
+    assert await_closed(tmp_path, "shop", "decisions", timeout_s=10)
+    assert ship(tmp_path, "shop", "decisions", tables) == 1
+    closer.join()
+    code = (
+        "import os; from raysaas.stores.journal import Journal; "
+        f"Journal({str(tmp_path)!r}, 'shop', 'decisions').append([{{'id': 'left'}}]); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert await_closed(tmp_path, "shop", "decisions", timeout_s=0)
 
 
 def test_shipper_killed_between_commit_and_move_ships_nothing_twice(tmp_path, tables):

@@ -4,13 +4,11 @@ import os
 from pathlib import Path
 
 
-def serve_environment(
-    folder: str | Path | None = None, *, stats_port: int = 8404, metrics_port: int = 9101
-) -> dict[str, str]:
+def serve_environment(folder: str | Path | None = None) -> dict[str, str]:
     """The variables and their values.
 
     ``folder`` takes HAProxy's config and sockets. Ray puts 57 bytes of node id behind it and HAProxy takes at most 97
-    for a socket, so it may have 37. Two clusters on one machine need folders and ports of their own.
+    for a socket, so it may have 37. Two clusters on one machine need folders of their own, and :func:`own_ports`.
     """
     folder = folder or f"/tmp/raysaas-serve-{os.getuid()}"
     return {
@@ -24,9 +22,20 @@ def serve_environment(
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{folder}",
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/m",
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         # Requests take milliseconds: draining for 30 s and holding ports for 150 s only slows deploys down.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "20",
     }
+
+
+def own_ports(block: range) -> dict[str, str]:
+    """Serve's other ports for a further cluster on one machine, all in ``block``, whose first port is Serve's own.
+
+    Nothing may be shared, since Serve binds with SO_REUSEPORT: the kernel would hand requests to either cluster. While
+    a replica takes a new version HAProxy sends its requests to the fallback proxy.
+    """
+    places = {"HAPROXY_STATS": 1, "HAPROXY_METRICS": 2, "FALLBACK_PROXY_HTTP": 3, "FALLBACK_PROXY_GRPC": 4}
+    half = len(block) // 2
+    ends = {"MIN_HTTP": 5, "MAX_HTTP": half - 1, "MIN_GRPC": half, "MAX_GRPC": len(block) - 1}
+    places |= {f"DIRECT_INGRESS_{name}": place for name, place in ends.items()}
+    return {f"RAY_SERVE_{name}_PORT": str(block[place]) for name, place in places.items()}

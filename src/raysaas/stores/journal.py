@@ -218,6 +218,30 @@ def ship(root: str | Path, use_case: str, kind: str, tables: Appender, *, keep_s
         return len(records)
 
 
+def await_closed(root: str | Path, use_case: str, kind: str, timeout_s: float) -> bool:
+    """Wait until the segments that are open now can be shipped, because their writers closed them or died.
+
+    False after ``timeout_s`` seconds: some writer still holds one.
+    """
+    waited, deadline = set((Path(root) / use_case).glob(f"{kind}-*.open")), time.monotonic() + timeout_s
+    while waited := {path for path in waited if path.exists() and _is_held(path)}:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
 @contextmanager
 def _only_shipper(folder: Path) -> Iterator[None]:
     with (folder / "ship.lock").open("w") as file:
@@ -227,6 +251,7 @@ def _only_shipper(folder: Path) -> Iterator[None]:
 
 def _close_orphans(folder: Path, kind: str) -> None:
     for path in folder.glob(f"{kind}-*.open"):
+        # The lock is kept while renaming: a writer that comes in between finds its new file gone and takes another.
         with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.rename(path.with_suffix(".jsonl"))
