@@ -43,6 +43,7 @@ _QUIET = {
     "TQDM_DISABLE": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_worker_maximum_startup_concurrency": "8",  # the raylet warns drivers at four times this
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 

@@ -27,6 +27,7 @@ from raysaas.stores.ledger import Ledger
 from raysaas.stores.online import OnlineStore, online_views
 
 _WINDOWS = 2  # windows of calm decisions, and of changed ones before patience starts
+_PLANTED_ROWS = 5000
 _ORDER_S, _RETRAIN_S = 60, 300
 _TENANTS = ("acme", "globex", "initech")
 _T = TypeVar("_T")
@@ -289,20 +290,24 @@ def _training_rows(settings: Settings) -> pa.Table:
 
 
 def _held_back(settings: Settings) -> pa.Table:
-    """The newest training set's test rows in order of time; rows of one moment in no order, as requests would come."""
+    """The newest training set's test rows as requests would come.
+
+    A real or simulated stream in order of time, rows of one moment in no order. Where the demo plants the change
+    itself, a sample in no order: then nothing but that change may move, seasons neither.
+    """
     rows = _training_rows(settings)
     rows = rows.filter(pc.equal(rows["split"], "test")).sort_by("row_id")
-    chance = np.random.default_rng(settings.seed).permutation(rows.num_rows)
-    order = [("event_time", "ascending"), ("chance", "ascending")]
-    return rows.append_column("chance", pa.array(chance)).sort_by(order).drop_columns("chance")
+    rows = rows.take(np.random.default_rng(settings.seed).permutation(rows.num_rows))
+    if settings.use_case.change.what:
+        return rows.slice(0, _PLANTED_ROWS)
+    return rows.take(pc.array_sort_indices(rows["event_time"].combine_chunks()))  # stable
 
 
 def _what_changed(settings: Settings) -> str:
     if settings.use_case.simulate:
         return f"months after {settings.use_case.simulate.change_at} arrive: new plan, new prices, new usage"
-    change = settings.use_case.change
-    parts = [f"{name} renamed" for name in change.rename] + [f"{name} scaled" for name in change.scale]
-    return f"the same rows, changed: {', '.join(parts) or 'the stream goes on'}"
+    what = settings.use_case.change.what
+    return f"the same rows, changed: {what}" if what else "the stream goes on"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

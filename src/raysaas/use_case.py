@@ -144,8 +144,12 @@ class View:
 
 @dataclass(kw_only=True, slots=True)
 class Change:
-    """A change planted into replayed traffic by the demo: renamed categories, scaled and shifted numbers."""
+    """A change planted into replayed traffic by the demo: renamed categories, scaled and shifted numbers.
 
+    ``what`` says it in words.
+    """
+
+    what: str = ""
     rename: dict[str, dict[str, str]] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
     shift: dict[str, float] = field(default_factory=dict)

@@ -17,9 +17,8 @@ NAMES = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=60)
 
 
 def _table(tenants: list[str]) -> pa.Table:
-    return pa.table(
-        {"tenant": tenants, "entity": [f"e{i}" for i in range(len(tenants))], "x": list(range(len(tenants)))}
-    )
+    entities, numbers = [f"e{i}" for i in range(len(tenants))], list(range(len(tenants)))
+    return pa.table({"tenant": tenants, "entity": entities, "event_time": numbers, "x": numbers})
 
 
 @given(NAMES, st.integers(1, 4))
@@ -56,6 +55,14 @@ def test_unknown_ways_and_too_many_sites_are_config_errors() -> None:
         partition(_table(["a", "b"]), 2, "region")
     with pytest.raises(ConfigError, match="num_nodes=3"):
         partition(_table(["a", "b"]), 3, "entity")
+
+
+def test_one_series_is_split_into_spans_of_time() -> None:
+    moments = pa.array([30, 10, 40, 20], pa.timestamp("us"))
+    table = pa.table({"tenant": ["a"] * 4, "entity": ["a"] * 4, "event_time": moments})
+    found = partition(table, 2, "tenant")
+    assert (found.site.tolist(), found.by) == ([1, 0, 1, 0], "time")
+    assert found.warning == "1 entities cannot fill 2 sites: rows were split by time instead."
 
 
 def test_written_sites_hold_every_row_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which rows a simulated site owns: whole tenants, or whole entities.
+"""Which rows a simulated site owns: whole tenants, or whole entities, or where there are too few a span of time.
 
 On a real edge the agent's buffer holds the rows.
 """
@@ -13,6 +13,8 @@ import pyarrow.parquet as pq
 
 from raysaas.errors import ConfigError
 
+_PLURAL = {"tenant": "tenants", "entity": "entities"}
+
 
 @dataclass(frozen=True, slots=True)
 class Partition:
@@ -26,19 +28,24 @@ class Partition:
 def partition(table: pa.Table, num_sites: int, by: str) -> Partition:
     """Give every row to one site: sites are disjoint in tenants (``tenant``) or in entities (``entity``).
 
-    Raises ConfigError for another ``by`` and when there are fewer entities than sites.
+    With fewer of those than sites it goes on to entities, then to consecutive spans of time. Raises ConfigError for
+    another ``by`` and when there are fewer rows than sites.
     """
-    if by not in {"tenant", "entity"}:
+    ways = ["tenant", "entity"]
+    if by not in ways:
         raise ConfigError(f"federated.partition_by={by!r} is not allowed: expected tenant or entity.")
-    codes, names, counts = _codes(table, by)
     warning = None
-    if by == "tenant" and len(names) < num_sites:
-        warning = f"{len(names)} tenants cannot fill {num_sites} sites: rows were split by entity instead."
-        codes, names, counts = _codes(table, "entity")
-        by = "entity"
-    if len(names) < num_sites:
-        raise ConfigError(f"federated.num_nodes={num_sites} is not allowed: there are only {len(names)} entities.")
-    return Partition(_balanced(names, counts, num_sites)[codes], by, warning)
+    for way in ways[ways.index(by) :]:
+        codes, names, counts = _codes(table, way)
+        if len(names) >= num_sites:
+            return Partition(
+                _balanced(names, counts, num_sites)[codes], way, warning and f"{warning} by {way} instead."
+            )
+        warning = f"{len(names)} {_PLURAL[way]} cannot fill {num_sites} sites: rows were split"
+    if table.num_rows < num_sites:
+        raise ConfigError(f"federated.num_nodes={num_sites} is not allowed: there are only {table.num_rows} rows.")
+    place = np.argsort(np.argsort(table["event_time"].to_numpy(), kind="stable"), kind="stable")
+    return Partition(place * num_sites // table.num_rows, "time", f"{warning} by time instead.")
 
 
 def _codes(table: pa.Table, column: str) -> tuple[np.ndarray, list[str], np.ndarray]:
