@@ -75,7 +75,8 @@ def test_three_rounds_over_two_sites_learn_and_leave_nothing_behind(tmp_path: Pa
     assert [entry["used"] for entry in found.rounds] == [2, 2, 2]
     assert found.rounds[-1]["valid_loss"] < found.rounds[0]["valid_loss"]
     assert sum(found.sites.values()) == sum(found.rounds[0]["num_examples"])
-    assert bundle.load(found.path, found.digest).manifest["meta"]["partition_by"] == "tenant"
+    meta = bundle.load(found.path, found.digest).manifest["meta"]
+    assert (meta["partition_by"], meta["metrics"]) == ("tenant", found.metrics), "what the drift monitor compares with"
     assert set(found.timings) == {"prepare", "start", "submit", "server_app", "rounds", "stop", "save"}
     assert _flower_processes() <= before
     assert "https" in (tmp_path / "logs" / "federation" / "toy" / "superlink.log").read_text()

@@ -10,6 +10,7 @@ from raysaas.drift.policy import Alert, Retrain, Wait
 from raysaas.drift.state import Reference, State
 from raysaas.errors import CorruptBundle
 from raysaas.records import Arm, OrderState, Severity
+from raysaas.stores.ledger import ORDER_DEAD_S
 
 from .conftest import USE_CASE, Shop, rows
 
@@ -85,6 +86,21 @@ def test_cooldown_grows_with_every_vain_order(shop: Shop) -> None:
         waits.append((shop.now - started).total_seconds())
         shop.ledger.close_order(shop.orders[-1].id, OrderState.done, "refused by the gate", shop.now)
     assert waits[0] < 60 <= waits[1] < waits[2] < waits[3]
+
+
+def test_an_order_whose_job_died_makes_room_for_the_next(shop: Shop) -> None:
+    shop.release(shop.arms[0])
+    watch = shop.watch(window=100, consecutive=1, cooldown_s=0)
+    shop.decide(rows(100, seed=1, shift=15))
+    watch.poll()
+    shop.ledger.start_order(shop.orders[0].id)
+    shop.decide(rows(100, seed=2, shift=15))
+    watch.poll()
+    assert len(shop.orders) == 1, "its job may still be at work"
+    shop.tick(ORDER_DEAD_S)
+    shop.decide(rows(100, seed=3, shift=15))
+    watch.poll()
+    assert [shop.ledger.order(order.id).state for order in shop.orders] == [OrderState.failed, OrderState.open]
 
 
 def test_new_release_restarts_windows_and_forgets_the_old_run(shop: Shop) -> None:

@@ -58,6 +58,22 @@ def test_few_entities_are_split_by_row() -> None:
     assert set(parts) == {"train", "valid", "test"}
 
 
+def test_copies_of_a_row_stay_together_where_rows_are_distinct() -> None:
+    rng = np.random.default_rng(0)
+    ids = pa.array([f"r{n}" for n in range(900)])
+    plain = table([0] * 900).set_column(2, "entity", ids)
+    number = np.concatenate([rng.normal(size=600), np.full(300, np.nan)])
+    number[600:] = number[:300]
+    words = pa.array([None if n % 7 == 0 else str(n % 5) for n in [*range(600), *range(300)]])
+    copied = plain.append_column("label", words).append_column("x", pa.array(number))
+    parts = split(copied, Split(), timed=False).to_pylist()
+    assert parts[:300] == parts[600:]
+    assert 0.15 < parts.count("test") / 900 < 0.25
+    few = plain.append_column("label", pa.array(["no"] * 900)).append_column("x", pa.array([1, 2, 3] * 300))
+    parts = split(few, Split(), timed=False).to_pylist()
+    assert len({part for part, x in zip(parts, few["x"].to_pylist(), strict=True) if x == 1}) == 3
+
+
 def test_hashes_are_those_of_any_machine() -> None:
     assert shares(pa.table({"k": ["a"]}), ["k"])[0] == pytest.approx(SHARE_OF_A, abs=1e-15)
 

@@ -173,3 +173,20 @@ def test_a_comma_before_decimals_is_not_a_thousands_separator(tmp_path: Path) ->
         for key, text in (("price", german[0]), ("us", f"${price[0]:,.2f}")):
             expression = next(sql for sql in derive.values() if f'"{key}"' in sql)
             assert db.execute(f'SELECT {expression} FROM (SELECT ? AS "{key}")', [text]).fetchone() == (price[0],)
+
+
+def test_a_label_chosen_late_is_judged_on_all_its_rows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    price = rng.normal(size=9000)
+    price[::30] = np.nan
+    notes = [f"note {number} " * 12 for number in range(9000)]  # the last column cannot be the label
+    use_case, said = inferred(tmp_path, pd.DataFrame({"x": rng.normal(size=9000), "price": price, "notes": notes}))
+    assert (use_case.examples.label, use_case.task) == ("price", Task.regression)
+    assert "300 rows have no label" in said
+    assert "8,700 distinct numbers" in said
+
+
+def test_a_constant_column_with_a_label_s_name_is_named(tmp_path: Path) -> None:
+    use_case, said = inferred(tmp_path, frame(z=np.arange(200) % 2, y=1))
+    assert use_case.examples.label == "z"
+    assert "'y' is named like a label but has one value only." in said

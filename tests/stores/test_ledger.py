@@ -9,7 +9,7 @@ import pytest
 
 from raysaas.errors import NotFound, Unavailable
 from raysaas.records import Arm, DriftReport, OrderState, Release, Severity
-from raysaas.stores.ledger import Ledger
+from raysaas.stores.ledger import ORDER_DEAD_S, Ledger
 
 NOW = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
 RELEASE = Release(
@@ -94,6 +94,23 @@ def test_one_retrain_order_is_open_at_a_time(ledger: Ledger) -> None:
     assert ledger.open_order("churn", "next", {}, NOW) is not None
     with pytest.raises(NotFound):
         ledger.order(99)
+
+
+def test_an_order_whose_job_died_expires_and_a_living_one_does_not(ledger: Ledger) -> None:
+    order = ledger.open_order("churn", "drift", {}, NOW)
+    other = ledger.open_order("other", "drift", {}, NOW)
+    assert order is not None
+    assert other is not None
+    ledger.start_order(order.id)
+    ledger.beat_order(order.id, NOW + timedelta(seconds=ORDER_DEAD_S))
+    later = NOW + timedelta(seconds=2 * ORDER_DEAD_S)
+    assert ledger.expire_orders("churn", later) == 0
+    assert ledger.open_order("churn", "again", {}, later) is None
+    later += timedelta(seconds=1)
+    assert ledger.expire_orders("churn", later) == 1
+    assert (ledger.order(order.id).state, ledger.order(other.id).state) == (OrderState.failed, OrderState.open)
+    assert ledger.order(order.id).closed_at == later
+    assert ledger.open_order("churn", "again", {}, later) is not None
 
 
 def test_actor_state_survives_a_new_connection(ledger: Ledger, home: Path) -> None:

@@ -227,6 +227,8 @@ class Watch:
         recorded = self._ledger.drift(self.use_case, 4 * self._drift.consecutive + 50)
         mine = [old for old in recorded if old.version == report.version and track.since <= old.window <= report.window]
         history = sorted(mine, key=lambda old: -old.window)
+        if self._ledger.expire_orders(self.use_case, self._clock()):
+            _log.warning("The job of an earlier retrain order of %s died; the order is closed.", self.use_case)
         self.last_action = decide(history, self._ledger.orders(self.use_case), self._clock(), self._drift)
         if isinstance(self.last_action, Retrain):
             evidence = {**self.last_action.evidence, "ordered_by": self._key}

@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raysaas.errors import InputError
@@ -13,6 +15,7 @@ from raysaas.use_case import Split, SplitBy
 
 PARTS = ("train", "valid", "test")
 MIN_TIMES = 3
+_KEYS = {"row_id", "tenant", "entity", "event_time", "known_at", "moment"}
 MIN_GROUPS = 50
 
 
@@ -20,8 +23,9 @@ def split(examples: pa.Table, spec: Split, *, timed: bool) -> pa.Array:
     """``train``, ``valid`` or ``test`` of each example.
 
     By time (``timed`` sources with at least three distinct ``moment``): the newest share is the test part, the newest
-    share of the rest the valid part; one moment is never split. Else by hash of (tenant, entity), or of ``row_id``
-    where there are fewer than fifty entities. Raises InputError when a part would be empty.
+    share of the rest the valid part; one moment is never split. Else by hash of (tenant, entity), or of the row where
+    entities are not named or fewer than fifty: copies of a row stay together. Raises InputError when a part would be
+    empty.
     """
     moments = np.asarray(examples["moment"].cast(pa.int64()))
     times = len(np.unique(moments))
@@ -31,8 +35,10 @@ def split(examples: pa.Table, spec: Split, *, timed: bool) -> pa.Array:
     if forced or (spec.by is SplitBy.auto and timed and times >= MIN_TIMES):
         parts = _by_time(moments, spec)
     else:
-        groups = ["tenant", "entity"] if _num_groups(examples) >= MIN_GROUPS else ["row_id"]
-        parts = _by_hash(shares(examples, groups), spec.test, spec.valid)
+        unnamed = pc.all(pc.equal(examples["entity"], examples["row_id"])).as_py()  # the source names no entity
+        by_row = unnamed or _num_groups(examples) < MIN_GROUPS
+        hashes = _row_shares(examples) if by_row else shares(examples, ["tenant", "entity"])
+        parts = _by_hash(hashes, spec.test, spec.valid)
     empty = [part for part in PARTS if not (parts == part).any()]
     if empty:
         raise InputError(
@@ -48,6 +54,20 @@ def shares(table: pa.Table, columns: Sequence[str]) -> NDArray[np.float64]:
         connection.register("rows", table.select(list(columns)))
         query = f"SELECT (md5_number_lower(concat_ws(chr(31), {names})) >> 11)::BIGINT AS share FROM rows"
         return np.asarray(connection.sql(query).fetchnumpy()["share"]) / 2.0**53
+
+
+def _row_shares(examples: pa.Table) -> NDArray[np.float64]:
+    """A share per row, the same for copies: equal in label and all features, where most rows are like no other.
+
+    Where most rows have equals (a few categories only) that says nothing, and each row has a share of its own.
+    """
+    content = [name for name in examples.column_names if name not in _KEYS]
+    if len(content) > 1:
+        frame = examples.select(content).to_pandas()
+        hashes = np.asarray(pd.util.hash_pandas_object(frame, index=False), dtype=np.uint64)
+        if len(np.unique(hashes)) > len(hashes) / 2:
+            return np.asarray((hashes >> np.uint64(11)).astype(np.float64) / 2.0**53)
+    return shares(examples, ["row_id"])
 
 
 def _num_groups(examples: pa.Table) -> int:

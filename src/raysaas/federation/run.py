@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import tempfile
 import time
@@ -77,8 +78,11 @@ def federate(
         history = _train(settings, plan, rows, home)
         trained = time.monotonic()
         meta = {"sites": len(rows), "partition_by": chosen.by}
+        job.save(plan, train, valid, home / "server", home / "draft", meta=meta)
+        metrics = measure(home / "draft")
+        meta["metrics"] = {name: value for name, value in metrics.items() if math.isfinite(value)}
         digest = job.save(plan, train, valid, home / "server", path, meta=meta)
-    metrics = measure(path)
+    _count(settings.use_case.name, history["rounds"])
     ended = time.monotonic()
     timings = {"prepare": prepared - started, **history["timings"], "save": ended - trained}
     return FederatedCandidate(
@@ -87,6 +91,15 @@ def federate(
         timings={name: round(seconds, 2) for name, seconds in timings.items()},
         warnings=(chosen.warning,) if chosen.warning else (),
     )  # fmt: skip
+
+
+def _count(use_case: str, rounds: list[Mapping[str, Any]]) -> None:
+    from ray.util.metrics import Counter, Gauge
+
+    done = Counter("raysaas_federated_rounds", "Federated rounds that ended.", tag_keys=("use_case",))
+    loss = Gauge("raysaas_federated_valid_loss", "Central validation loss of the last round.", tag_keys=("use_case",))
+    done.inc(len(rounds), {"use_case": use_case})
+    loss.set(rounds[-1]["valid_loss"], {"use_case": use_case})
 
 
 def _part(table: pa.Table, split: str) -> pa.Table:

@@ -6,7 +6,7 @@ column, the classes of the label) is judged on all rows. Nothing here is final: 
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -58,6 +58,8 @@ def infer(
             "or derive a time in the YAML."
         )
     roles = choose(file, given)
+    if roles["label"] not in file.whole.column_names:  # chosen late: all of its values are needed
+        file = _read(files, {*given.values(), str(roles["label"])}, said=file.said)
     task, positive = task_of(file, roles["label"])
     return _use_case(file, name, location, roles, task, positive), file.said
 
@@ -74,7 +76,7 @@ def _find(names: Iterable[str], wanted: str, role: str) -> str:
     raise InputError(f"--{role} {wanted!r} is no column of the file; {hint}.")
 
 
-def _read(files: list[SourceFile], asked: set[str]) -> Seen:
+def _read(files: list[SourceFile], asked: set[str], said: Sequence[str] = ()) -> Seen:
     """One look at the head, then one pass for the stride and for whole columns that one row can overturn."""
     parts = [part for file in files for part in split(file, part_bytes=32 << 20)]
     first = next((block.table for part in parts for block in blocks(part) if block.table.num_rows), None)
@@ -103,7 +105,7 @@ def _read(files: list[SourceFile], asked: set[str]) -> Seen:
     sample = pa.concat_tables(samples, promote_options="permissive")
     kept = pa.concat_tables(whole, promote_options="permissive")
     guesses = {name: guess(name, kept[name] if name in needed else sample[name]) for name in first.column_names}
-    return Seen(list(first.column_names), sample, kept, num_rows, guesses)
+    return Seen(list(first.column_names), sample, kept, num_rows, guesses, list(said))
 
 
 def _telling(found: Guess) -> bool:

@@ -52,9 +52,6 @@ class Seen:
     guesses: dict[str, Guess]
     said: list[str] = field(default_factory=list)
 
-    def all_of(self, name: str) -> pa.ChunkedArray:
-        return self.whole[name] if name in self.whole.column_names else self.sample[name]
-
 
 def is_hinted(name: str) -> bool:
     """Whether a column's name is one that labels have."""
@@ -76,6 +73,8 @@ def _label(file: Seen, taken: set[str]) -> str:
     fitting = [name for name in file.names if name in free and not free[name].why_not and not free[name].is_time]
     if not by_name and not fitting:
         raise InputError("No column can be the label: all are constant, ids, times or free text. Name it with --label.")
+    constant = [name for name, found in file.guesses.items() if is_hinted(name) and found.distinct <= 1]
+    file.said += [f"{name!r} is named like a label but has one value only." for name in constant if not by_name]
     chosen = by_name[0] if by_name else fitting[-1]
     why = "by its name" if by_name else "because it is the last column that can be"
     file.said.append(f"The label is {chosen!r}, {why}; --label COL takes another.")
@@ -119,7 +118,7 @@ def _entity(file: Seen, taken: set[str]) -> str | None:
 
 def task_of(file: Seen, label: str | None) -> tuple[Task, str | None]:
     """Task and positive label, from all values of the label."""
-    values = present(file.all_of(str(label)))
+    values = present(file.whole[str(label)])
     tally = pc.value_counts(values).to_pylist() if len(values) else []
     counts = {str(_plain(item["values"])): item["counts"] for item in tally}
     if len(counts) < 2:

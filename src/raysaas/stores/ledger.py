@@ -6,7 +6,7 @@ a release sequence is unique, and at most one retrain order per use case is open
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from sqlalchemy.exc import IntegrityError
 
 from raysaas.errors import NotFound, Unavailable
 from raysaas.records import Arm, DriftReport, OrderState, Release, RetrainOrder, Severity
+
+ORDER_BEAT_S, ORDER_DEAD_S = 10.0, 120.0
 
 _META = sa.MetaData()
 _KEYS = sa.Table(
@@ -51,6 +53,7 @@ _ORDERS = sa.Table(
     sa.Column("evidence", sa.JSON, nullable=False),
     sa.Column("result", sa.String, nullable=False, default=""),
     sa.Column("opened_at", sa.DateTime, nullable=False),
+    sa.Column("beat_at", sa.DateTime),  # the last sign of life of the job that carries it out
     sa.Column("closed_at", sa.DateTime),
 )  # fmt: skip
 _STATE = sa.Table(
@@ -177,6 +180,21 @@ class Ledger:
         where = (_ORDERS.c.id == order_id) & (_ORDERS.c.state == OrderState.open)
         with self._engine.begin() as connection:
             return connection.execute(_ORDERS.update().where(where).values(state=OrderState.running)).rowcount == 1
+
+    def beat_order(self, order_id: int, now: datetime) -> None:
+        """Say that the job of an order is alive."""
+        with self._engine.begin() as connection:
+            connection.execute(_ORDERS.update().where(_ORDERS.c.id == order_id).values(beat_at=_naive(now)))
+
+    def expire_orders(self, use_case: str, now: datetime) -> int:
+        """Close as failed the orders without a sign of life for ``ORDER_DEAD_S``; return how many there were."""
+        before = now - timedelta(seconds=ORDER_DEAD_S)
+        seen = sa.func.coalesce(_ORDERS.c.beat_at, _ORDERS.c.opened_at)
+        where = (_ORDERS.c.open_for == use_case) & (seen < _naive(before))
+        result = f"the job gave no sign of life since {before.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        values = {"state": OrderState.failed, "result": result, "closed_at": _naive(now), "open_for": None}
+        with self._engine.begin() as connection:
+            return connection.execute(_ORDERS.update().where(where).values(**values)).rowcount
 
     def close_order(self, order_id: int, state: OrderState, result: str, now: datetime) -> None:
         """End an order as done or failed."""
