@@ -11,9 +11,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,7 @@ from raysaas import cluster
 from raysaas.errors import NotFound
 from raysaas.records import Arm, ModelVersion, OrderState, Release, RetrainOrder, TrainingSet
 from raysaas.settings import Settings
-from raysaas.stores.ledger import ORDER_BEAT_S, Ledger
+from raysaas.stores.ledger import Ledger
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -303,32 +302,13 @@ def retrain(settings: Settings) -> dict[str, Any]:
     if order is not None and not ledger.start_order(order.id):
         order = None
     try:
-        with _beating(ledger, order):
+        with ledger.beating(order.id) if order else nullcontext():
             result = _retrained(settings)
     except BaseException as error:
         _close(ledger, order, OrderState.failed, f"{type(error).__name__}: {error}")
         raise
     _close(ledger, order, OrderState.done, result["outcome"])
     return result | {"order": order.id if order else None}
-
-
-@contextmanager
-def _beating(ledger: Ledger, order: RetrainOrder | None) -> Iterator[None]:
-    """Give signs of life of an order's job, so that the monitor can tell a long one from a dead one."""
-    stop = threading.Event()
-
-    def beat() -> None:
-        while order is not None and not stop.is_set():
-            ledger.beat_order(order.id, datetime.now(UTC))
-            stop.wait(ORDER_BEAT_S)
-
-    thread = threading.Thread(target=beat, name="order-beat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _retrained(settings: Settings) -> dict[str, Any]:

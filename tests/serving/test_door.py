@@ -190,7 +190,7 @@ def test_feedback_is_journaled_in_the_models_words(make_app):
     ("outcome", "named"),
     [
         ({"label": True}, "decision_id"), ({"decision_id": "d"}, "label"),
-        ({"decision_id": "d", "label": "maybe"}, "maybe"),
+        ({"decision_id": "d", "label": "maybe"}, "outcomes[0].label"),
         ({"decision_id": "d", "label": "Yes", "observed_at": "soon"}, "observed_at"),
         ({"decision_id": "d", "label": "Yes", "when": 1}, "when"), ({"decision_id": 4, "label": "Yes"}, "decision_id"),
         ({"decision_id": "d", "label": "Yes", "observed_at": 5}, "observed_at"), (7, "outcomes[0]"),
@@ -201,6 +201,7 @@ def test_bad_feedback_is_refused_by_name(make_app, outcome, named):
     reply = app.client("POST", "/feedback", {"outcomes": [outcome]})
     assert reply.status == 422
     assert named in reply.json["detail"]
+    assert "maybe" not in reply.json["detail"], "a refusal never repeats what was sent"
     assert journaled(app, "outcomes") == []
 
 

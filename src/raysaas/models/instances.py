@@ -140,7 +140,7 @@ def _expected(field: Field) -> str:
     if field.kind == "boolean":
         return "true or false, or null for missing"
     if field.kind == "category":
-        return f"text such as {', '.join(map(repr, field.levels[:4]))}, or null for missing"
+        return "text, or null for missing"
     return f"a {'whole' if field.kind == 'integer' else 'finite'} number, or null for missing"
 
 
@@ -154,6 +154,11 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    # An int of thousands of digits refuses to be printed.
-    text = "a huge number" if isinstance(value, int) and abs(value) > 10**60 else repr(value)
-    return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"
+    """What a value is, without the value: an error may be logged by whoever gets it."""
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        whole = isinstance(value, int) or value.is_integer()
+        within = abs(value) <= sys.float_info.max
+        return ("a whole number" if whole else "a fraction") if within else "no finite number"
+    return "a string" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"

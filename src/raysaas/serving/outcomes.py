@@ -18,27 +18,27 @@ def outcome_records(
             "decision_id": outcome.decision_id,
             "use_case": spec.use_case,
             "tenant": tenant,
-            "label": spell(outcome.label, spec.task, labels),
+            "label": spell(outcome.label, spec.task, labels, f"outcomes[{index}].label"),
             "observed_at": outcome.observed_at.isoformat(),
         }
-        for outcome in outcomes
+        for index, outcome in enumerate(outcomes)
     ]
 
 
-def spell(label: str | float | bool, task: Task, labels: Sequence[str]) -> str:
-    """The label as the model spells it.
+def spell(label: str | float | bool, task: Task, labels: Sequence[str], where: str) -> str:
+    """The label as the model spells it; an error names ``where`` it is wrong, and never the label.
 
     ``labels`` of a binary model are (negative, positive): true and 1 mean the positive one where the model has no label
     of that spelling. A class the model never saw is kept (it is news), except in a binary task.
     """
     if task is Task.regression:
-        return _number(label)
+        return _number(label, where)
     text = _text(label)
     if text in labels or task is Task.multiclass:
         return text
     by_word = {"true": labels[1], "1": labels[1], "false": labels[0], "0": labels[0]}
     if text.lower() not in by_word:
-        raise InputError(f"The label {text[:80]!r} is not one of {labels[0]!r}, {labels[1]!r}, true, false.")
+        raise InputError(f"{where} is not one of {labels[0]!r}, {labels[1]!r}, true, false.")
     return by_word[text.lower()]
 
 
@@ -48,8 +48,8 @@ def _text(label: str | float | bool) -> str:
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
-def _number(label: str | float | bool) -> str:
+def _number(label: str | float | bool, where: str) -> str:
     try:
         return repr(float(label))
     except ValueError:
-        raise InputError(f"The label {str(label)[:80]!r} is not a number, which a regression needs.") from None
+        raise InputError(f"{where} is not a number, which a regression needs.") from None

@@ -4,7 +4,9 @@ SQLAlchemy Core; WAL SQLite by default, PostgreSQL by URL. Rules that must hold 
 a release sequence is unique, and at most one retrain order per use case is open.
 """
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -180,6 +182,24 @@ class Ledger:
         where = (_ORDERS.c.id == order_id) & (_ORDERS.c.state == OrderState.open)
         with self._engine.begin() as connection:
             return connection.execute(_ORDERS.update().where(where).values(state=OrderState.running)).rowcount == 1
+
+    @contextmanager
+    def beating(self, order_id: int) -> Iterator[None]:
+        """Give signs of life of an order while its job runs, so that a long job is not taken for a dead one."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.is_set():
+                self.beat_order(order_id, datetime.now(UTC))
+                stop.wait(ORDER_BEAT_S)
+
+        thread = threading.Thread(target=beat, name="order-beat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     def beat_order(self, order_id: int, now: datetime) -> None:
         """Say that the job of an order is alive."""
