@@ -22,6 +22,7 @@ def serve_environment(folder: str | Path | None = None) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{folder}",
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/m",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raysaas.serving.middleware:middlewares",
         # Requests take milliseconds: draining for 30 s and holding ports for 150 s only slows deploys down.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "20",
