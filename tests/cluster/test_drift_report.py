@@ -55,9 +55,12 @@ def test_page_names_the_drifted_columns_and_loads_nothing(tmp_path: Path) -> Non
     rng = np.random.default_rng(0)
     old = pa.table({"age": rng.normal(40, 10, 800), "plan": rng.choice(["basic", "pro"], 800), "flag": [True] * 800})
     new = pa.table({"age": rng.normal(60, 10, 300), "plan": rng.choice(["basic", "team"], 300), "flag": [None] * 300})
-    page = write_report(old, new, tmp_path / "reports" / "x.html", "shop <v1>").read_text()
+    page = write_report(old, new, tmp_path / "reports" / "x.html", "shop <v1>", psi=0.3).read_text()
     assert "<title>shop &lt;v1&gt;</title>" in page
     assert all(word in page for word in ("age", "plan", "team", "PSI"))
+    assert "Dataset Drift is detected" in page
+    calm = write_report(old, old, tmp_path / "calm.html", "shop", psi=0.3).read_text()
+    assert "Dataset Drift is NOT detected" in calm
     loads = ('src="http', '<link rel="stylesheet" href="http', "@import url(http")
     assert not any(load in page for load in loads)
     assert [path.name for path in (tmp_path / "reports").iterdir()] == ["x.html"]
@@ -66,7 +69,7 @@ def test_page_names_the_drifted_columns_and_loads_nothing(tmp_path: Path) -> Non
 def test_failure_is_said_with_its_last_words(tmp_path: Path) -> None:
     (tmp_path / "x.html").mkdir()
     with pytest.raises(Unavailable, match="Error"):
-        write_report(pa.table({"n": [1.0, 2.0]}), pa.table({"n": [1.0, 3.0]}), tmp_path / "x.html", "title")
+        write_report(pa.table({"n": [1.0, 2.0]}), pa.table({"n": [1.0, 3.0]}), tmp_path / "x.html", "title", psi=0.3)
 
 
 def test_windows_that_left_the_journal_are_read_from_the_log(tmp_path: Path) -> None:

@@ -39,5 +39,5 @@ def test_long_tables_are_thinned_evenly() -> None:
 @pytest.mark.parametrize("current", [pa.table({"n": pa.array([], pa.int64())}), pa.table({"other": [1]})])
 def test_nothing_to_compare_is_said(current: pa.Table, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="drift report needs"):
-        write_report(pa.table({"n": [1]}), current, tmp_path / "x.html", "title")
+        write_report(pa.table({"n": [1]}), current, tmp_path / "x.html", "title", psi=0.3)
     assert report_path("/h", "shop", 3, 7) == Path("/h/reports/shop/v3-w7.html")

@@ -63,12 +63,15 @@ def render(settings: Settings, ledger: Ledger) -> str | None:
         snapshot = Registry(storage).version(name, report.version).training_snapshot
         reference = tables.read(f"training.{name}", snapshot=snapshot, columns=columns)
         cause = f"{report.severity}: {', '.join(report.cause)}" if report.cause else str(report.severity)
-        write_report(reference, current, out, f"{name}, version {report.version}, window {report.window} ({cause})")
+        title = f"{name}, version {report.version}, window {report.window} ({cause})"
+        write_report(reference, current, out, title, psi=settings.drift.psi_drift)
     return str(out)
 
 
-def write_report(reference: pa.Table, current: pa.Table, out: Path, title: str) -> Path:
+def write_report(reference: pa.Table, current: pa.Table, out: Path, title: str, *, psi: float) -> Path:
     """Write the page in a process of its own and return ``out``; it appears at once or not at all.
+
+    As for the monitor, one column whose PSI is over ``psi`` makes drift.
 
     ``reference`` and ``current`` are rows of the same features; columns that only one of them has are left out, and at
     most ``MAX_ROWS`` evenly spread rows of each are compared.
@@ -85,8 +88,8 @@ def write_report(reference: pa.Table, current: pa.Table, out: Path, title: str) 
         for table, path in zip((old, new), paths.values(), strict=True):
             pq.write_table(table, path)
         options = [word for pair in paths.items() for word in pair]
-        command = [sys.executable, "-m", __name__, *options, "--out", str(out.resolve()), "--title", title]
-        _run(command)
+        options += ["--out", str(out.resolve()), "--title", title, "--psi", str(psi)]
+        _run([sys.executable, "-m", __name__, *options])
     return out
 
 
@@ -161,7 +164,7 @@ def _run(command: list[str]) -> None:
         raise Unavailable(f"The drift report failed with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
 
 
-def _write(reference: Path, current: Path, out: Path, title: str) -> None:
+def _write(reference: Path, current: Path, out: Path, title: str, psi: float) -> None:
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
@@ -170,7 +173,8 @@ def _write(reference: Path, current: Path, out: Path, title: str) -> None:
     numbers = [name for name in old.column_names if name not in texts]
     shape = DataDefinition(numerical_columns=numbers, categorical_columns=texts)
     sides = [Dataset.from_pandas(table.to_pandas(), data_definition=shape) for table in (new, old)]
-    page = Report([DataDriftPreset(method="psi", threshold=0.2)], metadata={"title": title}).run(*sides)
+    preset = DataDriftPreset(method="psi", threshold=psi, drift_share=0.5 / old.num_columns)
+    page = Report([preset], metadata={"title": title}).run(*sides)
     draft = out.with_suffix(f".{os.getpid()}.tmp")
     try:
         page.save_html(str(draft))
@@ -190,8 +194,9 @@ def main() -> None:
     for name in ("reference", "current", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--title", default="Drift report")
+    parser.add_argument("--psi", type=float, default=0.3)
     options = parser.parse_args()
-    _write(options.reference, options.current, options.out, options.title)
+    _write(options.reference, options.current, options.out, options.title, options.psi)
 
 
 if __name__ == "__main__":
