@@ -27,7 +27,7 @@ def test_every_use_case_composes(name: str, make_settings: Callable[..., Setting
     ("override", "sentence"),
     [
         ("train.epochz=3", "There is no setting 'train.epochz': did you mean 'train.epochs'?"),
-        ("tarin.epochs=3", "There is no setting 'tarin.epochs': did you mean 'train'?"),
+        ("tarin.epochs=3", "There is no setting 'tarin.epochs': did you mean 'train.epochs'?"),
         ("use_case=telco_chrn", "There is no use_case named 'telco_chrn': did you mean 'telco_churn'?"),
         ("train.epochs=many", "train.epochs: Value 'many' of type 'str' could not be converted to Integer"),
         ("train.epochs=0", "train.epochs=0 is not allowed: expected a positive number"),
@@ -35,6 +35,9 @@ def test_every_use_case_composes(name: str, make_settings: Callable[..., Setting
         ("serve.extra_fields=maybe", "serve.extra_fields: Invalid value 'maybe', expected one of"),
         ("cluster.multi_node=true", "cannot share SQLite: set storage.catalog_url"),
         ("nonsense", "cannot be read"),
+        ("use_case=", "There is no use_case named '': choose one of"),
+        ("home=/dev/null/x", "home=/dev/null/x cannot be used: /dev/null is not a folder."),
+        ("storage=postgres", "Environment variable 'RAYSAAS_POSTGRES_URL' not found."),
         ("+use_case.sources.a.colums=1", "'use_case.sources.a.colums': did you mean 'use_case.sources.a.columns'?"),
     ],
 )  # fmt: skip

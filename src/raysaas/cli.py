@@ -4,10 +4,11 @@ Settings are given as Hydra overrides (``a.b=c``). Every command takes ``--json`
 stderr) and ``--debug`` (trace-backs). Exit codes: 0 done, 65 the input or config is wrong, 75 try again later, 1 a bug.
 """
 
+import difflib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -20,7 +21,17 @@ from raysaas import entry
 from raysaas.errors import ConfigError, InputError
 from raysaas.settings import Settings
 
-JOB_NAMES = ["ingest", "materialize", "train", "sweep", "federate", "deploy", "watch", "retrain", "pipeline"]
+JOBS = {
+    "ingest": "files into the use case's Iceberg tables",
+    "materialize": "the point-in-time training set and the online rows",
+    "train": "every model family, registered and judged",
+    "sweep": "a search over the network's shape",
+    "federate": "the network over edge nodes",
+    "deploy": "the champion in front of users",
+    "watch": "ship the journals, render the drift report",
+    "retrain": "carry out the open retrain order",
+    "pipeline": "ingest, materialize, train and deploy",
+}
 Result = Mapping[str, Any] | None
 
 
@@ -80,13 +91,51 @@ def _readable(result: Mapping[str, Any]) -> str:
 
 
 overrides_argument = click.argument("overrides", nargs=-1)
+_SETTINGS = "OVERRIDES are settings, for example: use_case=telco_churn home=var serve.port=0 train.epochs=5"
 
 
 # A mistyped command is wrong input like any other.
 click.UsageError.exit_code = 65
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """A group that names the nearest command, and says in each one's help what overrides are."""
+
+    def command(self, *args: Any, **kwargs: Any) -> Any:
+        """As click's, with the epilog."""
+        return super().command(*args, **{"epilog": _SETTINGS, **kwargs})
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's; an unknown command is answered with the nearest one."""
+        if self.get_command(ctx, args[0]) is None:
+            raise click.UsageError(f"There is no command {args[0]!r}{_nearest(args[0], self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+class JobName(click.ParamType):
+    """One of ``JOBS``."""
+
+    name = "job"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name, or a usage error that names the nearest one."""
+        if value not in JOBS:
+            self.fail(f"There is no job {value!r}{_nearest(value, JOBS)}", param, ctx)
+        return value
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else f": choose one of {', '.join(known)}."
+
+
+def _job_list() -> str:
+    return "\b\n" + "\n".join(f"{name:<12} {what}" for name, what in JOBS.items()) + f"\n\n{_SETTINGS}"
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="raysaas")
 def main() -> None:
     """Data to a served, watched, self-retraining model, on Ray."""
@@ -96,7 +145,10 @@ def main() -> None:
 @overrides_argument
 @command
 def up(overrides: tuple[str, ...]) -> Result:
-    """Start the local Ray head (or find the running one) and print its addresses, and the first API key once."""
+    """Start the local Ray head, or find the running one.
+
+    Prints its addresses, and the first time an API key.
+    """
     from raysaas import access, cluster
 
     settings = entry.compose(list(overrides))
@@ -146,7 +198,10 @@ def demo(overrides: tuple[str, ...], keep: bool | None) -> Result:
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @command
 def init(name: str, data: str, force: bool, **columns: str | None) -> Result:
-    """Write conf/use_case/NAME.yaml from what a file looks like, and say what was assumed."""
+    """Make a use case from a file, and say what was assumed.
+
+    Writes conf/use_case/NAME.yaml, which is meant to be edited.
+    """
     from raysaas.ingest.infer import infer, to_yaml
 
     target = Path("conf/use_case") / f"{name}.yaml"
@@ -159,23 +214,28 @@ def init(name: str, data: str, force: bool, **columns: str | None) -> Result:
     return {"written": str(target), "task": str(use_case.task), "assumed": assumptions, "next": following}
 
 
-@main.command()
-@click.argument("job", type=click.Choice(JOB_NAMES))
+@main.command(epilog=_job_list())
+@click.argument("job", type=JobName())
 @click.option("--settings", "settings_file", type=click.Path(exists=True), help="Settings that a deployment saved.")
 @overrides_argument
 @command
 def run(job: str, overrides: tuple[str, ...], settings_file: str | None) -> Result:
-    """Run a job here, attached, with overrides such as use_case=telco_churn train.epochs=5."""
+    """Run a job here and wait for it."""
     from raysaas import lifecycle
 
     settings = entry.saved(Path(settings_file)) if settings_file else entry.compose(list(overrides))
     entry.connected(settings, job)
-    return lifecycle.JOBS[job](settings)
+    result: Result = lifecycle.JOBS[job](settings)
+    if result and result.get("url"):
+        sys.stderr.write(
+            f"Docs: {result['url']}/docs. A key: raysaas key create --tenant NAME. The end: raysaas down.\n"
+        )
+    return result
 
 
-@main.command()
-@click.argument("job", type=click.Choice(JOB_NAMES))
-@click.option("--wait/--no-wait", default=True, help="Follow the job to its end.")
+@main.command(epilog=_job_list())
+@click.argument("job", type=JobName())
+@click.option("--wait/--no-wait", default=True, help="Wait for the job's end (the default), or only hand it over.")
 @overrides_argument
 @command
 def submit(job: str, overrides: tuple[str, ...], wait: bool) -> Result:
@@ -190,7 +250,10 @@ def submit(job: str, overrides: tuple[str, ...], wait: bool) -> Result:
 @overrides_argument
 @command
 def status(overrides: tuple[str, ...]) -> Result:
-    """Show the head, and for each use case its champion, release, drift and open orders."""
+    """Show the head, and how each use case does.
+
+    For each: its champion, release, drift and open orders.
+    """
     from raysaas import overview
 
     return overview.status(entry.compose(list(overrides)))
@@ -198,7 +261,7 @@ def status(overrides: tuple[str, ...]) -> Result:
 
 @main.command()
 @click.argument("use_case")
-@click.option("--key", envvar="RAYSAAS_API_KEY", required=True, help="API key (or RAYSAAS_API_KEY).")
+@click.option("--key", envvar="RAYSAAS_API_KEY", show_envvar=True, required=True, help="API key.")
 @click.option("--instance", multiple=True, help="One row as JSON, for example '{\"tenure\": 3}'.")
 @click.option("--entity", multiple=True, help="One entity id; its features are read online.")
 @overrides_argument
@@ -214,19 +277,25 @@ def predict(
     except json.JSONDecodeError as error:
         raise InputError(f"--instance is not JSON: {error}.") from error
     settings = entry.compose(list(overrides))
-    head = cluster.current(settings)
-    url = head.url if head else f"http://{settings.cluster.bind}:{settings.serve.port}"
-    return client.Client(url, key).predict(use_case, instances=rows, entities=list(entity))
+    head = cluster.head(settings) if settings.cluster.address else cluster.require(settings)
+    return client.Client(head.url, key).predict(use_case, instances=rows, entities=list(entity))
 
 
-@main.group()
+@main.group(cls=Commands)
 def key() -> None:
     """Manage API keys."""
 
 
 @key.command("create")
-@click.option("--tenant", required=True)
-@click.option("--scope", "scopes", multiple=True, default=("predict", "feedback", "events"), show_default=True)
+@click.option("--tenant", required=True, help="Whom the key is for: letters, digits and . _ - @.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=("predict", "feedback", "events"),
+    show_default=True,
+    help="What the key opens: predict, feedback, events, admin; may be given several times.",
+)
 @click.option("--days", type=int, help="Days until the key expires; default never.")
 @overrides_argument
 @command
@@ -235,13 +304,13 @@ def key_create(tenant: str, scopes: tuple[str, ...], days: int | None, overrides
     from raysaas import access
 
     secret = access.create(entry.compose(list(overrides)), tenant, list(scopes), days)
-    return {"key": secret, "tenant": tenant, "scopes": list(scopes)}
+    return {"key": secret, "tenant": tenant, "scopes": list(scopes), "days": days}
 
 
 @main.command()
 @click.argument("use_case")
 @click.argument("version", type=int)
-@click.option("--reason", default="by hand")
+@click.option("--reason", default="by hand", help="Why; it stays in the release history.")
 @overrides_argument
 @command
 def promote(use_case: str, version: int, reason: str, overrides: tuple[str, ...]) -> Result:
@@ -251,7 +320,7 @@ def promote(use_case: str, version: int, reason: str, overrides: tuple[str, ...]
 
 @main.command()
 @click.argument("use_case")
-@click.option("--reason", default="by hand")
+@click.option("--reason", default="by hand", help="Why; it stays in the release history.")
 @overrides_argument
 @command
 def rollback(use_case: str, reason: str, overrides: tuple[str, ...]) -> Result:
@@ -280,7 +349,10 @@ def _user() -> str:
 @overrides_argument
 @command
 def why(decision_id: str, overrides: tuple[str, ...]) -> Result:
-    """Show all that is known of a decision: inputs, version, data, outcome, and the score computed again."""
+    """Show all that is known of a decision.
+
+    Inputs, version, data, outcome, and the score computed again.
+    """
     from raysaas import overview
 
     return overview.why(entry.compose(list(overrides)), decision_id)

@@ -1,6 +1,7 @@
 """A small HTTP client of the serving endpoints, for the command line and the demo. Any HTTP client does as well."""
 
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
@@ -43,7 +44,8 @@ class Client:
         try:
             response = self._http.request(method, path, json=body)
         except httpx.TransportError as error:
-            raise Unavailable(f"{self._http.base_url}{path.lstrip('/')} does not answer: {error}.") from error
+            url = f"{str(self._http.base_url).rstrip('/')}{path}"
+            raise Unavailable(f"{url} does not answer: {error}.") from error
         if response.is_error:
             raise _failure(response)
         return dict(response.json())
@@ -54,5 +56,6 @@ def _failure(response: httpx.Response) -> RaysaasError:
     try:
         detail = response.json()["detail"]
     except (ValueError, KeyError):
-        detail = response.text[:200] or response.reason_phrase
+        unknown = response.status_code == HTTPStatus.NOT_FOUND  # Serve's own answer: no application has this path
+        detail = "no such use case is deployed." if unknown else response.text[:200] or response.reason_phrase
     return kind(f"{response.request.url.path} answered {response.status_code}: {detail}")

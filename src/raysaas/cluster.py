@@ -23,13 +23,14 @@ from pathlib import Path
 
 import psutil
 
-from raysaas.errors import ConfigError, Unavailable
+from raysaas.errors import ConfigError, InputError, RaysaasError, Unavailable
 from raysaas.serving.environment import own_ports, serve_environment
 from raysaas.settings import Settings
 
 _MARK = "RAYSAAS_CLUSTER"
 _MIN_CPUS = 4
 _START_S = 60
+_MAX_PORT = 65_535
 _SERVE_PORTS, _BLOCK = (20_000, 32_000), 80
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -157,12 +158,12 @@ def up(settings: Settings) -> Head:
         dashboard_url=f"http://{bind}:{ports['cluster.dashboard_port']}",
         url=f"http://{bind}:{ports['serve.port']}",
     )
-    record = Path(settings.storage.home) / "head.json"
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(asdict(head)))
+    _record(settings, head)
+    # In a session of its own: Ctrl-C on this terminal is not meant for the head.
     started = subprocess.run(
-        _command(settings, ports), env=environment(settings, head), capture_output=True, text=True, check=False
-    )
+        _command(settings, ports), env=environment(settings, head), capture_output=True, text=True, check=False,
+        start_new_session=True,
+    )  # fmt: skip
     deadline = time.monotonic() + _START_S
     while started.returncode == 0 and time.monotonic() < deadline:
         if _answers(head):
@@ -171,6 +172,15 @@ def up(settings: Settings) -> Head:
     tail = (started.stderr or started.stdout).strip().splitlines()[-3:]
     down(settings)
     raise Unavailable(f"The Ray head did not start: {' '.join(tail) or 'its dashboard does not answer'}.")
+
+
+def _record(settings: Settings, head: Head) -> None:
+    record = Path(settings.storage.home) / "head.json"
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(asdict(head)))
+    except OSError as error:
+        raise ConfigError(f"home={settings.storage.home} cannot be written: {error.strerror}.") from error
 
 
 def _command(settings: Settings, ports: Mapping[str, int]) -> list[str]:
@@ -193,6 +203,8 @@ def _ports(settings: Settings) -> dict[str, int]:
         "serve.port": settings.serve.port,
     }
     for key, port in wanted.items():
+        if not 0 <= port <= _MAX_PORT:
+            raise ConfigError(f"{key}={port} is not allowed: expected a port from 1 to {_MAX_PORT}, or 0 for any.")
         if port and _taken(settings.cluster.bind, port):
             raise ConfigError(f"Port {port} is taken by another program: stop it or set {key}=0 for any free port.")
     free = {"serve.port": lambda: _free_block(settings.cluster.bind)}
@@ -257,7 +269,7 @@ def _processes(head_id: str) -> list[psutil.Process]:
 
 def connect(settings: Settings, metadata: Mapping[str, str]) -> None:
     """Connect this process to Ray: inside a Ray job to its cluster, else to ``cluster.address`` or the local head."""
-    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    _quiet_ray()
     import ray
     from ray.job_config import JobConfig
 
@@ -273,6 +285,12 @@ def connect(settings: Settings, metadata: Mapping[str, str]) -> None:
         logging_level="WARNING",
     )
     _label_submission(metadata)
+    _quiet_ray()
+
+
+def _quiet_ray() -> None:
+    """Set what Ray reads at import, and keep its progress lines out of our output."""
+    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
     if "RAYSAAS_DEBUG" not in os.environ:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -302,13 +320,11 @@ def submit(settings: Settings, job: str, overrides: list[str], *, wait: bool) ->
 
     Returns ``job_id``, ``status`` and ``logs``. Raises Unavailable when no head runs.
     """
-    running = current(settings)
-    if running is None:
-        raise Unavailable("No head is running: start one with `raysaas up`.")
-    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    running = require(settings)
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     client = JobSubmissionClient(running.dashboard_url)
+    _quiet_ray()
     fixed = [_absolute_override(word) for word in overrides]
     job_id = client.submit_job(
         entrypoint=shlex.join(["python", "-m", "raysaas.cli", "run", job, *fixed, "--json"]),
@@ -318,10 +334,24 @@ def submit(settings: Settings, job: str, overrides: list[str], *, wait: bool) ->
     while wait and not (status := client.get_job_status(job_id)).is_terminal():
         time.sleep(0.5)
     status = client.get_job_status(job_id)
-    result = {"job_id": job_id, "status": str(status), "logs": client.get_job_logs(job_id) if wait else ""}
+    logs = client.get_job_logs(job_id) if wait else ""
     if wait and status is not JobStatus.SUCCEEDED:
-        raise Unavailable(f"Job {job_id} ended as {status}: {result['logs'].strip().splitlines()[-1:]}")
-    return result
+        raise _failed(job_id, str(status), client.get_job_info(job_id).driver_exit_code, logs)
+    return {"job_id": job_id, "status": str(status), "logs": logs}
+
+
+def require(settings: Settings) -> Head:
+    """The running head of this home. Raises Unavailable when there is none."""
+    if (running := current(settings)) is None:
+        raise Unavailable("No head is running: start one with `raysaas up`.")
+    return running
+
+
+def _failed(job_id: str, status: str, exit_code: int | None, logs: str) -> RaysaasError:
+    """The job's own sentence, as the kind of error that it ended with."""
+    said = [line.removeprefix("error: ") for line in logs.strip().splitlines() if line.startswith("error: ")]
+    kind = InputError if exit_code == InputError.exit_code else Unavailable
+    return kind(f"Job {job_id} ended as {status}: {said[-1] if said else (logs.strip() or 'no output')[-300:]}")
 
 
 def _absolute_override(word: str) -> str:

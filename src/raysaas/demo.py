@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -39,6 +38,8 @@ def run(settings: Settings, show: Callable[[str], object], *, keep: bool | None)
     ``show`` gets the screen at the end, before the service waits for Ctrl-C (``keep``; None: on a terminal only).
     """
     root = Path(settings.storage.home) / "demo"
+    if not settings.use_case.simulate:
+        _check_sources(settings)
     settings = _in_own_home(settings, root)
     story = _Story(settings)
     try:
@@ -48,9 +49,18 @@ def run(settings: Settings, show: Callable[[str], object], *, keep: bool | None)
         if keep or (keep is None and sys.stdin.isatty()):
             _wait_for_interrupt()
     finally:
-        cluster.disconnect()
-        cluster.down(settings)
+        with entry.uninterrupted():
+            cluster.disconnect()
+            cluster.down(settings)
     return told
+
+
+def _check_sources(settings: Settings) -> None:
+    """A missing file is said before anything is started."""
+    from raysaas.ingest.sources import discover
+
+    for source in settings.use_case.sources.values():
+        discover(source, settings.data_dir)
 
 
 def _in_own_home(settings: Settings, root: Path) -> Settings:
@@ -65,11 +75,8 @@ def _in_own_home(settings: Settings, root: Path) -> Settings:
 
 def _wait_for_interrupt() -> None:
     sys.stderr.write("\nThe service stays up until Ctrl-C.\n")
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     try:
-        while not stop.wait(1):
-            pass
+        threading.Event().wait()
     except KeyboardInterrupt:
         sys.stderr.write("stopping\n")
 
@@ -216,7 +223,8 @@ class _Story:
     def _retrained(self, replayer: Replayer) -> None:
         with self.step("retrain", "the ordered job, under steady traffic") as say:
             failed = replayer.tally.failed
-            with replayer.steadily(_held_back(self.settings).slice(0, 200)):
+            rows = plant(_held_back(self.settings).slice(0, 200), self.settings.use_case.change)
+            with replayer.steadily(rows):
                 order = self._closed_order()
             release = self.ledger.release(self.name)
             replaced = bool(order and release and release.champion.version != self.facts["champion"])
@@ -226,7 +234,7 @@ class _Story:
                 "champion": release.champion.version if release else None,
                 "failed_requests": replayer.tally.failed - failed,
             }
-            say(order.result if order else "no order was open")
+            say(order.result.rstrip(".") if order else "no order was open")
             say(f"{replayer.tally.failed - failed} failed requests")
 
     def _closed_order(self) -> RetrainOrder | None:

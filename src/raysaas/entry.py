@@ -9,9 +9,12 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -76,10 +79,20 @@ def typed(cfg: DictConfig) -> Settings:
     except ConfigKeyError as error:
         raise ConfigError(_unknown_key(str(error.full_key))) from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {(error.msg or 'is wrong').splitlines()[0]}.") from error
+        said = (error.msg or "is wrong").splitlines()[0]
+        inner = re.search(r"raised while resolving interpolation: [\"'](.*)[\"']$", said)
+        raise ConfigError(f"{error.full_key}: {inner.group(1) if inner else said}.") from error
     if not isinstance(settings, Settings):
         raise ConfigError("The configuration is not a raysaas configuration.")
+    _check_home(Path(settings.storage.home))
     return settings
+
+
+def _check_home(home: Path) -> None:
+    nearest = next(path for path in (home, *home.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        what = "is not a folder" if not nearest.is_dir() else "cannot be written"
+        raise ConfigError(f"home={home} cannot be used: {nearest} {what}.")
 
 
 def _unknown_key(path: str) -> str:
@@ -89,22 +102,24 @@ def _unknown_key(path: str) -> str:
     for key in path.split("."):
         fields = get_type_hints(kind) if is_dataclass(kind) else {}
         if fields and key not in fields:
-            return f"There is no setting {path!r}{_nearest(key, list(fields), '.'.join(walked))}"
+            rest = path.split(".")[len(walked) + 1 :]
+            return f"There is no setting {path!r}{_nearest(key, list(fields), walked, rest)}"
         kind = fields[key] if fields else (get_args(kind) or (None,))[-1]
         walked.append(key)
     return f"There is no setting {path!r}."
 
 
-def _nearest(key: str, known: list[str], parent: str = "") -> str:
+def _nearest(key: str, known: list[str], before: Sequence[str] = (), after: Sequence[str] = ()) -> str:
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    prefix = f"{parent}." if parent else ""
-    return f": did you mean {prefix + close[0]!r}?" if close else f": choose one of {', '.join(sorted(known))}."
+    if not close:
+        return f": choose one of {', '.join(sorted(known))}."
+    return f": did you mean {'.'.join([*before, close[0], *after])!r}?"
 
 
 def _explained(error: HydraException, overrides: list[str]) -> ConfigError:
     """Turn Hydra's several-line errors into one sentence that names the nearest key or choice."""
     text = str(error)
-    if match := re.search(r"Could not find '(\w+)/([\w.-]+)'", text):
+    if match := re.search(r"Could not find '(\w+)/([\w.-]*)'", text):
         group, choice = match.groups()
         names = sorted({path.stem for folder in conf_dirs() for path in (folder / group).glob("*.yaml")})
         return ConfigError(f"There is no {group} named {choice!r}{_nearest(choice, names)}")
@@ -114,9 +129,36 @@ def _explained(error: HydraException, overrides: list[str]) -> ConfigError:
     return ConfigError(f"The command line {' '.join(overrides)!r} cannot be read: {first}.")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came: what was begun is cleaned up as for Ctrl-C."""
+
+
+def _end_on_sigterm() -> None:
+    def end(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, end)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Clean up to the end, whoever presses Ctrl-C again."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def exit_codes(debug: bool = False) -> Iterator[None]:
-    """Turn every outcome into an exit code: 65 and 75 with one sentence for expected errors, 1 for a bug."""
+    """Turn every outcome into an exit code: 65 and 75 with one sentence for expected errors, 130 and 143 for an
+    interrupt, 1 for a bug."""
+    _end_on_sigterm()
     try:
         yield
     except RaysaasError as error:
@@ -124,8 +166,12 @@ def exit_codes(debug: bool = False) -> Iterator[None]:
             traceback.print_exc()
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except Terminated:
+        sys.stderr.write("terminated\n")
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.stderr.write("interrupted\n")
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:  # noqa: BLE001  the door: whatever is not expected is reported as a bug
         if inner := _cause(error):
             sys.stderr.write(f"error: {inner}\n")
@@ -147,12 +193,16 @@ def _cause(error: BaseException | None) -> RaysaasError | None:
 def connected(settings: Settings, job: str) -> None:
     """Connect this process to the installation's Ray head (started when none runs); the job carries its use case."""
     cluster.connect(settings, metadata={"use_case": settings.use_case.name, "job": job})
+    _end_on_sigterm()  # Ray has put a handler of its own in its place
 
 
 def setup_logging() -> None:
     """Progress lines on stderr; stdout belongs to results."""
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     log.setLevel(os.environ.get("RAYSAAS_LOG", "INFO"))
+    if "RAYSAAS_DEBUG" not in os.environ:
+        logging.getLogger().setLevel(logging.WARNING)  # Hydra sets INFO in jobs
+        warnings.simplefilter("ignore", DeprecationWarning)  # those of the libraries are not the user's
 
 
 def job(name: str, verb: Callable[[Settings], Any], cfg: DictConfig) -> None:

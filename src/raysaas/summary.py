@@ -1,5 +1,6 @@
 """The one screen at the end of a demo."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,15 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from _watched(facts)
     yield _RULE
     yield f"endpoint    {facts['url']}/docs"
-    yield f"dashboard   {facts['dashboard_url']} (token: ~/.ray/auth_token)"
+    yield f"dashboard   {facts['dashboard_url']} (it asks for a token: the content of ~/.ray/auth_token)"
     yield f"report      {facts['drift']['html']}"
     yield f"API key     {facts['api_key']}"
     yield _RULE
     yield "try next (while the service is up, in another terminal):"
-    home = f"home={_relative(facts['home'])}"
-    yield f"  .venv/bin/raysaas status {home}"
-    yield f"  .venv/bin/raysaas why {facts['traffic']['decision_id']} {home}"
-    yield f"  .venv/bin/raysaas rollback {name} --reason 'see it go back' {home}"
+    command, home = _relative(str(Path(sys.executable).parent / "raysaas")), f"home={_relative(facts['home'])}"
+    yield f"  {command} status {home}"
+    yield f"  {command} why {facts['traffic']['decision_id']} {home}"
+    yield f"  {command} rollback {name} --reason 'see it go back' {home}"
 
 
 def _watched(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -45,10 +46,10 @@ def _watched(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"            {retrain['failed_requests']} failed requests while it happened"
 
 
-def _relative(home: str) -> str:
+def _relative(path: str) -> str:
     """As short as it can be typed from here."""
     here = Path.cwd()
-    return str(Path(home).relative_to(here)) if Path(home).is_relative_to(here) else home
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _versions(facts: Mapping[str, Any]) -> Iterator[str]:

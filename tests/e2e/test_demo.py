@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,26 +45,70 @@ def mentioning(text: str) -> list[str]:
     return found
 
 
+def start(home: Path, *words: str) -> subprocess.Popen[str]:
+    """`raysaas demo` on free ports, in a process group of its own; its stderr goes to ``home/stderr``."""
+    ports = [f"{key}=0" for key in ("cluster.port", "cluster.dashboard_port", "serve.port")]
+    command = [str(Path(sys.executable).parent / "raysaas"), "demo", *words, f"home={home}", *ports, *SMALLER, "--json"]
+    with (home / "stderr").open("w") as log:
+        return subprocess.Popen(
+            command, cwd=home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def said(home: Path, process: subprocess.Popen[str], text: str) -> str:
+    """What the demo has said as soon as ``text`` is part of it."""
+    deadline = time.monotonic() + 400
+    while text not in (told := (home / "stderr").read_text()):
+        assert process.poll() is None, told
+        assert time.monotonic() < deadline, told
+        time.sleep(0.5)
+    return told
+
+
 @pytest.fixture(scope="module", params=list(YARDSTICKS))
 def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> SimpleNamespace:
-    """One demo, run once for the tests of this module; what it said, and what was running afterwards."""
+    """One demo, run once for the tests of this module; what it said, and what was running afterwards.
+
+    telco_churn is told to stay up, and ended by Ctrl-C.
+    """
     if not (Path(data_dir) / request.param).is_dir():
         pytest.skip(f"{request.param} is not in {data_dir}")
-    home = tmp_path_factory.mktemp(f"demo-{request.param}")
-    overrides = [f"use_case={request.param}", f"data_dir={data_dir}", f"home={home}"]
-    ports = [f"{key}=0" for key in ("cluster.port", "cluster.dashboard_port", "serve.port")]
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "raysaas"), "demo", *overrides, *ports, *SMALLER, "--json"],
-        cwd=home, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=590, check=False,
-    )  # fmt: skip
+    home, kept, page = tmp_path_factory.mktemp(f"demo-{request.param}"), request.param == "telco_churn", None
+    demo = start(home, f"use_case={request.param}", f"data_dir={data_dir}", "--keep" if kept else "--stop")
+    if kept:
+        screen = said(home, demo, "The service stays up until Ctrl-C.")
+        page = httpx.get(next(line.split()[1] for line in screen.splitlines() if line.startswith("endpoint")))
+        os.killpg(demo.pid, signal.SIGINT)
+    output, _ = demo.communicate(timeout=590)
     left = mentioning(str(home))
-    assert done.returncode == 0, done.stderr
-    return SimpleNamespace(name=request.param, home=home, done=done, facts=json.loads(done.stdout), left=left)
+    assert demo.returncode == 0, (home / "stderr").read_text()
+    facts = json.loads(output)
+    return SimpleNamespace(name=request.param, home=home, output=output, facts=facts, left=left, page=page)
+
+
+@pytest.mark.parametrize(("number", "last"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_in_the_middle_ends_it_at_once_and_leaves_no_process(
+    number: signal.Signals, last: str, tmp_path: Path, data_dir: str
+) -> None:
+    demo = start(tmp_path, "use_case=telco_churn", f"data_dir={data_dir}")
+    said(tmp_path, demo, "\ntrain ")
+    time.sleep(4)  # in the middle of a fit, whose engine has handlers of its own
+    if number is signal.SIGINT:
+        os.killpg(demo.pid, number)  # a terminal sends it to the whole group
+    else:
+        demo.send_signal(number)
+    demo.communicate(timeout=30)
+    stderr = (tmp_path / "stderr").read_text()
+    assert demo.returncode == 128 + number, stderr
+    assert stderr.endswith(f"{last}\n")
+    assert "Traceback" not in stderr
+    assert mentioning(str(tmp_path)) == []
 
 
 def test_it_ends_with_every_step_done_and_the_same_summary_on_disk(told: SimpleNamespace) -> None:
     facts = told.facts
-    assert told.done.stdout.count("\n") == 1
+    assert told.output.count("\n") == 1
     assert json.loads((told.home / "demo" / "summary.json").read_text()) == facts
     assert facts["use_case"] == told.name
     assert set(facts["steps"]) >= STEPS
@@ -106,8 +152,9 @@ def test_no_request_failed(told: SimpleNamespace) -> None:
     assert traffic["decision_id"]
 
 
-def test_without_a_terminal_it_stops_and_leaves_no_process(told: SimpleNamespace) -> None:
+def test_it_stops_and_leaves_no_process(told: SimpleNamespace) -> None:
     assert told.left == []
+    assert told.page is None or told.page.status_code == 200, "it stayed up until Ctrl-C"
     assert mentioning(str(told.home)) == []
     assert not (told.home / "demo" / told.name / "head.json").exists()
     for url in (told.facts["url"], told.facts["dashboard_url"]):

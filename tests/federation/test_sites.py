@@ -62,7 +62,7 @@ def test_one_series_is_split_into_spans_of_time() -> None:
     table = pa.table({"tenant": ["a"] * 4, "entity": ["a"] * 4, "event_time": moments})
     found = partition(table, 2, "tenant")
     assert (found.site.tolist(), found.by) == ([1, 0, 1, 0], "time")
-    assert found.warning == "1 entities cannot fill 2 sites: rows were split by time instead."
+    assert found.warning == "1 entity cannot fill 2 sites: rows were split by time instead."
 
 
 def test_written_sites_hold_every_row_once(tmp_path: Path) -> None:

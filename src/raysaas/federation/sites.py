@@ -34,14 +34,14 @@ def partition(table: pa.Table, num_sites: int, by: str) -> Partition:
     ways = ["tenant", "entity"]
     if by not in ways:
         raise ConfigError(f"federated.partition_by={by!r} is not allowed: expected tenant or entity.")
-    warning = None
+    warning = ""
     for way in ways[ways.index(by) :]:
         codes, names, counts = _codes(table, way)
         if len(names) >= num_sites:
-            return Partition(
-                _balanced(names, counts, num_sites)[codes], way, warning and f"{warning} by {way} instead."
-            )
-        warning = f"{len(names)} {_PLURAL[way]} cannot fill {num_sites} sites: rows were split"
+            site = _balanced(names, counts, num_sites)[codes]
+            return Partition(site, way, f"{warning} by {way} instead." if warning else None)
+        found = f"{len(names)} {way if len(names) == 1 else _PLURAL[way]}"
+        warning = f"{found} cannot fill {num_sites} sites: rows were split"
     if table.num_rows < num_sites:
         raise ConfigError(f"federated.num_nodes={num_sites} is not allowed: there are only {table.num_rows} rows.")
     place = np.argsort(np.argsort(table["event_time"].to_numpy(), kind="stable"), kind="stable")

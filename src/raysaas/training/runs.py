@@ -3,12 +3,14 @@
 import logging
 import os
 import shutil
+import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from torch import nn
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # Ray Train's controller polls its workers every 2 s by default, which small fits would mostly wait for; an unanswered
@@ -101,13 +104,30 @@ def run(trainer: "DataParallelTrainer") -> "Result":
     from ray.train.v2.api.exceptions import WorkerGroupError
 
     try:
-        return trainer.fit()
+        return interruptible(trainer.fit)
     except WorkerGroupError as error:
         for failure in error.worker_failures.values():
             cause: Any = getattr(failure, "cause", failure)
             if isinstance(cause, RaysaasError):
                 raise cause from error
         raise
+
+
+def interruptible(fit: Callable[[], T]) -> T:
+    """Call ``fit`` in a thread, so that Ctrl-C stays a KeyboardInterrupt here.
+
+    In the main thread Ray Train and Tune put their own handler in place of ours and never take it back.
+    """
+    done: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            done.set_result(fit())
+        except BaseException as error:  # noqa: BLE001  raised again where it is waited for
+            done.set_exception(error)
+
+    threading.Thread(target=call, name="fit", daemon=True).start()
+    return done.result()
 
 
 def candidate(

@@ -38,7 +38,7 @@ def sweep(settings: Settings, table: pa.Table, out: Path) -> tuple[Candidate, li
     started = time.monotonic()
     material = runs.prepare(settings, table)
     base = replace(plan_of(settings, material), epochs=settings.tune.max_epochs)
-    grid = _tuner(settings, base, table).fit()
+    grid = runs.interruptible(_tuner(settings, base, table).fit)
     rows = [_row(result) for result in grid]
     if all(row["error"] for row in rows):
         raise Unavailable(f"All {len(rows)} trials of the sweep failed, the first with: {rows[0]['error']}")
