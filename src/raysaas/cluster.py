@@ -294,6 +294,8 @@ def _quiet_ray() -> None:
     if "RAYSAAS_DEBUG" not in os.environ:
         for name in ("ray", "ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.working_dir"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _label_submission(metadata: Mapping[str, str]) -> None:
@@ -328,7 +330,7 @@ def submit(settings: Settings, job: str, overrides: list[str], *, wait: bool) ->
     fixed = [_absolute_override(word) for word in overrides]
     job_id = client.submit_job(
         entrypoint=shlex.join(["python", "-m", "raysaas.cli", "run", job, *fixed, "--json"]),
-        runtime_env={"working_dir": str(Path.cwd()), "excludes": [".venv", "var", ".git"]},
+        runtime_env={"working_dir": str(Path.cwd()), "excludes": ["var"]},
         metadata={"use_case": settings.use_case.name, "job": job},
     )
     while wait and not (status := client.get_job_status(job_id)).is_terminal():

@@ -144,7 +144,10 @@ def test_documentation_works_behind_the_prefix(served, client):
     assert (page.status_code, "openapi.json" in page.text) == (200, True)
     document = httpx.get(f"{served.url}/openapi.json").json()
     call = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
-    assert client.post("/predict", json=call["example"]).status_code == 200
+    assert client.post("/predict", json=call["examples"]["instances"]["value"]).status_code == 200
+    for bare in (served.url, f"{served.url}/"):
+        arrived = httpx.get(bare, follow_redirects=True)
+        assert ([r.status_code for r in arrived.history], arrived.text) == ([307], page.text)
 
 
 def test_switch_under_load_keeps_the_replicas_and_fails_nobody(served, client):

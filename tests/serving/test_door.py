@@ -2,7 +2,9 @@
 
 import gzip
 import math
+import re
 from datetime import UTC, datetime
+from urllib.parse import urljoin
 
 import orjson
 import pytest
@@ -13,6 +15,7 @@ from raysaas.stores.journal import tail
 
 ROW = {"amount": 3.5, "visits": 2, "vip": True, "plan": "pro"}
 PREDICT = "/predict"
+ID = "0199c82cc5c8" + "0123456789abcdef0123"
 
 
 def journaled(app, kind="decisions"):
@@ -91,6 +94,7 @@ def test_large_and_odd_values_are_answered(make_app):
         ("POST", "/v2/models/shop/infer", "", 401, "unauthorized"), ("GET", "/v2/models/shop", "", 401, "unauthorized"),
         ("GET", PREDICT, "acme", 405, "method-not-allowed"), ("POST", "/health", "acme", 405, "method-not-allowed"),
         ("GET", "/../health", "acme", 404, "not-found"), ("POST", "/predict/", "acme", 404, "not-found"),
+        ("POST", "", "acme", 405, "method-not-allowed"),
         ("POST", "/PREDICT", "acme", 404, "not-found"),
     ],
 )  # fmt: skip
@@ -99,6 +103,7 @@ def test_door_denies_by_default(make_app, method, path, key, status, slug):
     reply = app.client(method, path, {"instances": [ROW]}, key=app.keys.get(key, key))
     assert (reply.status, reply.json["type"].rpartition("/")[2]) == (status, slug)
     assert reply.json["status"] == status
+    assert ("error" in reply.json) == path.startswith("/v2/"), "the detail is said twice only where a standard asks"
     assert journaled(app) == []
 
 
@@ -176,11 +181,13 @@ def test_entities_are_read_online_and_given_values_win(make_app):
 
 def test_feedback_is_journaled_in_the_models_words(make_app):
     app = make_app()
-    outcomes = [{"decision_id": "d1", "label": True}, {"decision_id": "d2", "label": 0},
-                {"decision_id": "d3", "label": "Yes", "observed_at": "2026-01-02T03:04:05+01:00"}]  # fmt: skip
+    decisions = app.client("POST", PREDICT, {"instances": [ROW] * 3}).json["decisions"]
+    told = [{"label": True}, {"label": 0}, {"label": "Yes", "observed_at": "2026-01-02T03:04:05+01:00"}]
+    outcomes = [{"decision_id": d["decision_id"], **rest} for d, rest in zip(decisions, told, strict=True)]
     reply = app.client("POST", "/feedback", {"outcomes": outcomes})
     assert (reply.status, reply.json) == (200, {"accepted": 3})
     records = journaled(app, "outcomes")
+    assert [r["decision_id"] for r in records] == [d["decision_id"] for d in decisions]
     assert [r["label"] for r in records] == ["Yes", "No", "Yes"]
     assert records[2]["observed_at"] == "2026-01-02T02:04:05+00:00"
     assert {r["tenant"] for r in records} == {"acme"}
@@ -189,11 +196,11 @@ def test_feedback_is_journaled_in_the_models_words(make_app):
 @pytest.mark.parametrize(
     ("outcome", "named"),
     [
-        ({"label": True}, "decision_id"), ({"decision_id": "d"}, "label"),
-        ({"decision_id": "d", "label": "maybe"}, "outcomes[0].label"),
-        ({"decision_id": "d", "label": "Yes", "observed_at": "soon"}, "observed_at"),
-        ({"decision_id": "d", "label": "Yes", "when": 1}, "when"), ({"decision_id": 4, "label": "Yes"}, "decision_id"),
-        ({"decision_id": "d", "label": "Yes", "observed_at": 5}, "observed_at"), (7, "outcomes[0]"),
+        ({"label": True}, "decision_id"), ({"decision_id": ID}, "label"),
+        ({"decision_id": ID, "label": "maybe"}, "outcomes[0].label"),
+        ({"decision_id": ID, "label": "Yes", "observed_at": "soon"}, "observed_at"),
+        ({"decision_id": ID, "label": "Yes", "when": 1}, "when"), ({"decision_id": 4, "label": "Yes"}, "decision_id"),
+        ({"decision_id": ID, "label": "Yes", "observed_at": 5}, "observed_at"), (7, "outcomes[0]"),
     ],
 )  # fmt: skip
 def test_bad_feedback_is_refused_by_name(make_app, outcome, named):
@@ -202,6 +209,19 @@ def test_bad_feedback_is_refused_by_name(make_app, outcome, named):
     assert reply.status == 422
     assert named in reply.json["detail"]
     assert "maybe" not in reply.json["detail"], "a refusal never repeats what was sent"
+    assert journaled(app, "outcomes") == []
+
+
+@pytest.mark.parametrize(
+    "wrong", ["x", "", "maybe" * 50, ID[:-1], ID + "0", ID.upper(), ID + "\n", "g" + ID[1:], "٣" * 32]
+)
+def test_feedback_for_an_id_that_no_decision_has_is_refused(make_app, wrong):
+    app = make_app()
+    good = {"decision_id": ID, "label": "Yes"}
+    reply = app.client("POST", "/feedback", {"outcomes": [good, good | {"decision_id": wrong}]})
+    assert reply.status == 422
+    assert reply.json["detail"].startswith("outcomes[1].decision_id")
+    assert len(wrong) < 2 or wrong not in reply.body.decode()
     assert journaled(app, "outcomes") == []
 
 
@@ -227,17 +247,67 @@ def test_bug_leaks_nothing(make_app, monkeypatch, caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_documentation_is_real_and_its_example_works(make_app):
+def examples(app, path):
+    """The request bodies that the documentation shows for a route, by name."""
+    document = app.client("GET", "/openapi.json", key="").json
+    shown = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    return {name: example["value"] for name, example in shown.items()}
+
+
+def test_documentation_is_real_and_its_examples_work(make_app):
     app = make_app()
-    page = app.client("GET", "/docs", key="")
-    assert page.status == 200
-    assert b"openapi.json" in page.body
-    assert b"http://" not in page.body
     document = app.client("GET", "/openapi.json", key="").json
     assert document["components"]["schemas"]["Instance"]["properties"].keys() == ROW.keys()
-    for path in ("/predict", "/feedback"):
-        example = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
-        assert app.client("POST", path, example).status == 200
+    shown = {path: examples(app, path) for path in ("/predict", "/feedback")}
+    assert {path: list(bodies) for path, bodies in shown.items()} == {
+        "/predict": ["instances"],
+        "/feedback": ["outcome"],
+    }
+    for path, (body,) in ((path, bodies.values()) for path, bodies in shown.items()):
+        assert app.client("POST", path, body).status == 200
+
+
+def test_documented_pattern_of_an_id_is_that_of_real_ones(make_app):
+    app = make_app()
+    (decision,) = app.client("POST", PREDICT, {"instances": [ROW]}).json["decisions"]
+    paths = app.client("GET", "/openapi.json", key="").json["paths"]
+    answer = paths["/predict"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    request = paths["/feedback"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    for schema, name in ((answer, "decisions"), (request, "outcomes")):
+        pattern = schema["properties"][name]["items"]["properties"]["decision_id"]["pattern"]
+        assert re.search(pattern, decision["decision_id"])
+
+
+def test_entities_are_documented_once_any_is_online_and_none_is_named(make_app):
+    from raysaas.stores.online import OnlineStore
+
+    app = make_app(views=("shop__money", "shop__who"))
+    assert "entities" not in examples(app, "/predict"), "an example that can only be refused is none"
+    values = {"amount": 7.0, "visits": 3}
+    OnlineStore(app.spec.storage.online_path).write("shop__who", [("acme", "secret-c1", datetime.now(UTC), values)])
+    (entity,) = examples(app, "/predict")["entities"]["entities"]
+    assert app.client("POST", PREDICT, {"entities": [entity]}).json["detail"].startswith("entities[0]")
+    assert b"secret" not in app.client("GET", "/openapi.json", key="").body, "the page is public, entities are not"
+
+
+def test_page_stands_alone(make_app):
+    page = make_app().client("GET", "/docs", key="")
+    text = page.body.decode()
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    policy = page.headers["content-security-policy"]
+    assert policy.startswith("default-src 'self'; img-src data:;"), "a browser refuses the icon without the second"
+    assert not re.search(r"""https?:|src=|url\(|href="/""", text), "nothing is loaded but its own OpenAPI document"
+    assert '<link rel="icon" href="data:,">' in text, "browsers ask for /favicon.ico, which no use case has"
+    assert "prefers-color-scheme: dark" in text
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("outside", ["", "/behind/a-proxy"])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_bare_prefix_leads_to_the_page(make_app, method, outside, slash):
+    reply = make_app().client(method, slash, key="")
+    assert reply.status == 307
+    assert urljoin(f"http://host{outside}/shop{slash}", reply.headers["location"]) == f"http://host{outside}/shop/docs"
 
 
 def test_open_inference_protocol(make_app):
@@ -255,4 +325,4 @@ def test_open_inference_protocol(make_app):
     assert outputs["decision_id"] == [r["id"] for r in journaled(app)]
     assert outputs["score"] == [r["score"] for r in journaled(app)]
     bad = app.client("POST", "/v2/models/shop/infer", {"inputs": [{**tensors[0], "shape": [3]}]})
-    assert (bad.status, "amount" in bad.json["error"]) == (422, True)
+    assert (bad.status, "amount" in bad.json["error"], bad.json["detail"]) == (422, True, bad.json["error"])

@@ -7,11 +7,12 @@ Protocol's liveness checks, which say nothing of any tenant.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from http import HTTPStatus
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -20,13 +21,25 @@ from raysaas.serving import oip
 from raysaas.serving.body import Disconnected, Receive, Scope, Send, read_body
 from raysaas.serving.openapi import describe
 from raysaas.serving.predictor import Predictor
-from raysaas.serving.protocol import JSON, PROBLEM_JSON, problem, problem_body
+from raysaas.serving.protocol import JSON, PROBLEM_JSON, problem, problem_body, with_error
+from raysaas.serving.spec import AppSpec
+from raysaas.stores.online import OnlineStore
 from raysaas.tenancy.keys import Access
 
 logger = logging.getLogger(__name__)
 
-Answer = tuple[int, bytes, bytes]  # status, content type, body
-_CSP = b"default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
+# Images: the page's empty icon, which is a data URL.
+_CSP = b"default-src 'self'; img-src data:; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
+_INFERENCE = "/v2/"  # of the Open Inference Protocol
+
+
+class Answer(NamedTuple):
+    """What a route says; ``headers`` are those besides content type and length."""
+
+    status: int
+    kind: bytes
+    body: bytes
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class Door:
@@ -39,6 +52,7 @@ class Door:
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self.predictor, self._record, self._close = predictor, record, close
+        self._by_entity = False
         name = predictor.spec.use_case
         self._post: Mapping[str, tuple[str, Callable[[Access, bytes], Awaitable[bytes]]]] = {
             "/predict": ("predict", predictor.predict),
@@ -46,6 +60,9 @@ class Door:
             f"/v2/models/{name}/infer": ("predict", lambda access, body: oip.infer(predictor, access, body)),
         }
         self._get: Mapping[str, tuple[str | None, Callable[[], Answer]]] = {
+            # Relative to where the client is, so that a proxy may put more in front of the prefix.
+            "": (None, lambda: _moved(f"{name}/docs")),
+            "/": (None, lambda: _moved("docs")),
             "/health": (None, self._health),
             "/docs": (None, self._docs),
             "/openapi.json": (None, self._openapi),
@@ -63,9 +80,8 @@ class Door:
             await self._not_http(scope, receive, send)
             return
         started = time.perf_counter()
-        extra: list[tuple[bytes, bytes]] = []
         try:
-            status, kind, body = await self._answer(scope, receive)
+            status, kind, body, extra = await self._answer(scope, receive)
         except RaysaasError as error:
             if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 logger.error("Request failed: %s", error)
@@ -76,17 +92,16 @@ class Door:
             # The type and place only: a message may repeat feature values.
             logger.error("Bug in a request: %s at %s", type(error).__name__, _place(error))
             detail = "This is a bug; the operator can find it in the log."
-            status, kind, body = 500, PROBLEM_JSON, problem_body(500, "internal", detail)
+            status, kind, body, extra = _refusal(500, "internal", detail)
+        if kind is PROBLEM_JSON and f"{_path(scope)}/".startswith(_INFERENCE):
+            body = with_error(body)
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *extra]
-        if kind.startswith(b"text/html"):
-            headers.append((b"content-security-policy", _CSP))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
         self._record(status, time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        method: str = scope["method"]
+        path, method = _path(scope), scope["method"]
         if method == "POST" and path in self._post:
             return await self._act(path, scope, receive)
         if method in ("GET", "HEAD") and path in self._get:
@@ -96,9 +111,8 @@ class Door:
             return await asyncio.to_thread(show)
         if path in self._post or path in self._get:
             detail = f"{method} is not allowed here: expected {'POST' if path in self._post else 'GET'}."
-            return 405, PROBLEM_JSON, problem_body(405, "method-not-allowed", detail)
-        detail = "There is no such route. GET docs lists those of this use case."
-        return 404, PROBLEM_JSON, problem_body(404, "not-found", detail)
+            return _refusal(405, "method-not-allowed", detail)
+        return _refusal(404, "not-found", "There is no such route. GET docs lists those of this use case.")
 
     async def _act(self, path: str, scope: Scope, receive: Receive) -> Answer:
         need, act = self._post[path]
@@ -112,7 +126,7 @@ class Door:
                 encoding = value
         access = self.predictor.gate.admit(authorization, need)
         body = await read_body(receive, length, encoding, self.predictor.spec.serve.max_body_bytes)
-        return 200, JSON, await act(access, body)
+        return Answer(200, JSON, await act(access, body))
 
     async def _not_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -134,10 +148,14 @@ class Door:
         return _json({"name": self.predictor.spec.use_case, "ready": self.predictor.answering.sequence > 0})
 
     def _openapi(self) -> Answer:
-        return _json(describe(self.predictor.spec, self.predictor.answering.champion.bundle))
+        spec = self.predictor.spec
+        # Counting takes a moment once there are rows, so it is done until there are.
+        self._by_entity = self._by_entity or _any_online(spec)
+        return _json(describe(spec, self.predictor.answering.champion.bundle, self._by_entity))
 
     def _docs(self) -> Answer:
-        return 200, b"text/html; charset=utf-8", files("raysaas.serving").joinpath("docs.html").read_bytes()
+        page = files("raysaas.serving").joinpath("docs.html").read_bytes()
+        return Answer(200, b"text/html; charset=utf-8", page, [(b"content-security-policy", _CSP)])
 
     def _drift(self) -> Answer:
         reports = self.predictor.ledger.drift(self.predictor.spec.use_case, 50)
@@ -145,7 +163,28 @@ class Door:
 
 
 def _json(value: Any, status: int = 200) -> Answer:
-    return status, JSON, orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    return Answer(status, JSON, orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
+
+
+def _moved(location: str) -> Answer:
+    return Answer(307, b"text/plain; charset=utf-8", b"", [(b"location", location.encode())])
+
+
+def _refusal(status: int, slug: str, detail: str) -> Answer:
+    return Answer(status, PROBLEM_JSON, problem_body(status, slug, detail))
+
+
+def _path(scope: Scope) -> str:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def _any_online(spec: AppSpec) -> bool:
+    """Whether an entity has features online, which a use case without entities never has."""
+    if not spec.views:
+        return False
+    with closing(OnlineStore(str(spec.storage.online_path))) as store:
+        return any(store.count(view) for view in spec.views)
 
 
 def _place(error: BaseException) -> str:

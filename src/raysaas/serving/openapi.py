@@ -5,6 +5,7 @@ from typing import Any
 from raysaas.models.bundle import Bundle
 from raysaas.models.encode import Field
 from raysaas.records import Task
+from raysaas.serving.protocol import DECISION_ID
 from raysaas.serving.spec import AppSpec
 
 _TYPES = {"number": "number", "integer": "integer", "boolean": "boolean", "category": "string"}
@@ -19,8 +20,11 @@ _ERRORS = {
 }
 
 
-def describe(spec: AppSpec, bundle: Bundle) -> dict[str, Any]:
-    """The OpenAPI 3.1 document."""
+def describe(spec: AppSpec, bundle: Bundle, by_entity: bool) -> dict[str, Any]:
+    """The OpenAPI 3.1 document; ``by_entity`` adds an example of a request by entity id.
+
+    Everyone may read it, so the entity of the example is no tenant's.
+    """
     name = spec.use_case
     return {
         "openapi": "3.1.0",
@@ -28,7 +32,7 @@ def describe(spec: AppSpec, bundle: Bundle) -> dict[str, Any]:
         "servers": [{"url": f"/{name}"}],
         "security": [{"key": []}],
         "paths": {
-            "/predict": {"post": _call("Score rows", _predict(spec, bundle), _decisions(spec.task))},
+            "/predict": {"post": _call("Score rows", _predict(spec, bundle, by_entity), _decisions(spec.task))},
             "/feedback": {"post": _call("Report what happened", _feedback(bundle), {"accepted": {"type": "integer"}})},
             "/drift": {"get": _call("Latest drift reports", None, {"reports": {"type": "array", "items": _OBJECT}})},
             "/health": {"get": _call("Which release answers", None, {"status": _TEXT}, public=True)},
@@ -42,10 +46,11 @@ def describe(spec: AppSpec, bundle: Bundle) -> dict[str, Any]:
 
 _OBJECT: dict[str, Any] = {"type": "object"}
 _TEXT: dict[str, Any] = {"type": "string"}
+_ID = _TEXT | {"pattern": f"^{DECISION_ID.pattern}$"}
+_EXAMPLE_ID = "0199c82cc5c80123456789abcdef0123"  # well formed, and of no decision
 _PROBLEM = {
     "type": "object",
-    "properties": {key: {"type": "string"} for key in ("type", "title", "detail", "error")}
-    | {"status": {"type": "integer"}},
+    "properties": {key: {"type": "string"} for key in ("type", "title", "detail")} | {"status": {"type": "integer"}},
 }
 
 
@@ -63,7 +68,7 @@ def _call(summary: str, request: Any, answer: dict[str, Any], public: bool = Fal
     return call
 
 
-def _predict(spec: AppSpec, bundle: Bundle) -> dict[str, Any]:
+def _predict(spec: AppSpec, bundle: Bundle, by_entity: bool) -> dict[str, Any]:
     rows = {"type": "array", "minItems": 1, "maxItems": spec.serve.max_instances}
     properties = {
         "instances": rows | {"items": {"$ref": "#/components/schemas/Instance"}},
@@ -75,8 +80,15 @@ def _predict(spec: AppSpec, bundle: Bundle) -> dict[str, Any]:
         "additionalProperties": False,
         "anyOf": [{"required": ["instances"]}, {"required": ["entities"]}],
     }
-    example = {field.name: example_value(field) for field in bundle.encoder.fields}
-    return {"schema": schema, "example": {"instances": [example]}}
+    row = {field.name: example_value(field) for field in bundle.encoder.fields}
+    examples = {"instances": _example("Rows of values", {"instances": [row]})}
+    if by_entity:
+        examples["entities"] = _example("Ids whose features are kept online", {"entities": ["ENTITY_ID"]})
+    return {"schema": schema, "examples": examples}
+
+
+def _example(summary: str, value: dict[str, Any]) -> dict[str, Any]:
+    return {"summary": summary, "value": value}
 
 
 def _instance(fields: tuple[Field, ...]) -> dict[str, Any]:
@@ -104,7 +116,7 @@ def example_value(field: Field) -> Any:
 def _decisions(task: Task) -> dict[str, Any]:
     label = {"type": "null"} if task is Task.regression else _TEXT
     properties: dict[str, Any] = {
-        "decision_id": _TEXT,
+        "decision_id": _ID,
         "score": {"type": "number"},
         "label": label,
         "model_version": {"type": "integer"},
@@ -118,7 +130,7 @@ def _decisions(task: Task) -> dict[str, Any]:
 
 def _feedback(bundle: Bundle) -> dict[str, Any]:
     properties = {
-        "decision_id": _TEXT,
+        "decision_id": _ID,
         "label": {"type": ["string", "number", "boolean"]},
         "observed_at": {"type": "string", "format": "date-time"},
     }
@@ -135,4 +147,5 @@ def _feedback(bundle: Bundle) -> dict[str, Any]:
         "additionalProperties": False,
     }
     label = bundle.labels[-1] if bundle.labels else 1.0
-    return {"schema": schema, "example": {"outcomes": [{"decision_id": "0198c0ffee", "label": label}]}}
+    outcome = {"outcomes": [{"decision_id": _EXAMPLE_ID, "label": label}]}
+    return {"schema": schema, "examples": {"outcome": _example("The outcome of one decision", outcome)}}

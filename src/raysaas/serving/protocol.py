@@ -6,6 +6,7 @@ into ``application/problem+json`` (RFC 9457).
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from raysaas.errors import InputError, QuotaExceeded, RaysaasError, Terminal
 PROBLEMS = "https://raysaas.dev/problems/"
 JSON = b"application/json"
 PROBLEM_JSON = b"application/problem+json"
+# The form of the ids that replicas and edge nodes make. Another can never be joined to a decision.
+DECISION_ID = re.compile("[0-9a-f]{32}")
 
 
 class OverQuota(QuotaExceeded):
@@ -113,8 +116,8 @@ def _outcome(item: Any, where: str, now: datetime) -> Feedback:
     if unknown:
         raise InputError(f"{where} has the unknown field {min(unknown)!r}: expected decision_id, label, observed_at.")
     decision, label = item.get("decision_id"), item.get("label")
-    if type(decision) is not str or not 0 < len(decision) <= 200:
-        raise InputError(f"{where}.decision_id must be the id of an answered decision, not {_kind(decision)}.")
+    if type(decision) is not str or not DECISION_ID.fullmatch(decision):
+        raise InputError(f"{where}.decision_id must be that of an answer: 32 digits, each one of 0-9 or a-f.")
     if not isinstance(label, str | int | float):
         raise InputError(f"{where}.label must be a string, a number or a boolean, not {_kind(label)}.")
     return Feedback(decision, label, _moment(item.get("observed_at"), f"{where}.observed_at", now))
@@ -157,6 +160,12 @@ def problem(error: RaysaasError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]
 
 
 def problem_body(status: int, slug: str, detail: str) -> bytes:
-    """The problem+json document; ``error`` repeats the detail for Open Inference Protocol clients."""
+    """The problem+json document."""
     title = HTTPStatus(status).phrase
-    return orjson.dumps({"type": PROBLEMS + slug, "title": title, "status": status, "detail": detail, "error": detail})
+    return orjson.dumps({"type": PROBLEMS + slug, "title": title, "status": status, "detail": detail})
+
+
+def with_error(body: bytes) -> bytes:
+    """A problem+json document with its detail as ``error`` too, where the Open Inference Protocol's clients look."""
+    document = orjson.loads(body)
+    return orjson.dumps({**document, "error": document["detail"]})
