@@ -70,7 +70,11 @@ def test_accepted_rows_are_committed_and_refused_ones_quarantined(run: SimpleNam
     done = run.ingest()
     assert (done.num_read, done.num_accepted, done.num_quarantined, done.num_rows) == (100, 98, 2, 98)
     assert done.snapshot_id == run.tables.current(run.raw)
-    assert done.warnings == ("Columns that the contract does not name were ignored: note.",)
+    assert done.warnings == (
+        "Columns that the contract does not name were ignored: note.",
+        "2 of 100 rows were refused into quarantine.shop__orders: min on amount: 1 (such as row 4 of orders.csv), "
+        "type on amount: 1 (such as row 51 of orders.csv).",
+    )
     refused = run.tables.read(run.quarantine).sort_by("row_number").to_pylist()
     assert [(r["row_number"], r["rule"], r["column"], r["value"]) for r in refused] == [
         (4, "min", "amount", "-1"), (51, "type", "amount", "much")

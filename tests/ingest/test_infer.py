@@ -1,5 +1,6 @@
 """Inference of a use case from files nobody described."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -57,6 +58,7 @@ KINDS = st.lists(st.sampled_from(sorted(COLUMNS)), min_size=6, max_size=6)
     suffix=st.sampled_from(["csv", "parquet"]),
     seed=st.integers(0, 99),
 )
+@example(names=["A", "0E0"], kinds=["booleans"] * 6, suffix="csv", seed=0)
 def test_what_pandas_wrote_comes_back_through_yaml(
     tmp_path: Path, names: list[str], kinds: list[str], suffix: str, seed: int
 ) -> None:
@@ -186,7 +188,36 @@ def test_a_label_chosen_late_is_judged_on_all_its_rows(tmp_path: Path) -> None:
     assert "8,700 distinct numbers" in said
 
 
-def test_a_constant_column_with_a_label_s_name_is_named(tmp_path: Path) -> None:
-    use_case, said = inferred(tmp_path, frame(z=np.arange(200) % 2, y=1))
-    assert use_case.examples.label == "z"
-    assert "'y' is named like a label but has one value only." in said
+@pytest.mark.parametrize(("value", "has"), [(1, "one value only"), (None, "no value at all")])
+def test_a_label_by_name_that_teaches_nothing_is_refused(tmp_path: Path, value: Any, has: str) -> None:
+    data = frame(z=np.arange(200) % 2, y=value)
+    with pytest.raises(InputError, match=f"'y' is named like a label but has {has}: nothing to learn.*--label"):
+        inferred(tmp_path, data)
+    assert inferred(tmp_path, data, label="z")[0].examples.label == "z"
+    assert inferred(tmp_path, data.assign(churn=data["z"]))[0].examples.label == "churn"
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_infinities_are_counted_over_all_rows(tmp_path: Path, suffix: str) -> None:
+    data = pd.DataFrame({"ratio": np.arange(40_000) / 7, "fine": np.arange(40_000) % 99, "y": np.arange(40_000) % 2})
+    data.loc[[4, 39_998], "ratio"] = [-np.inf, np.inf]
+    path = tmp_path / f"data.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in data.to_dict("records")))
+    else:
+        data.to_csv(path, index=False) if suffix == "csv" else data.to_parquet(path)
+    said = infer(path, "mine")[1]
+    assert [s for s in said if "infinite" in s] == [
+        "'ratio' holds 2 infinite values: rows with them will be refused."
+    ]  # fmt: skip
+
+
+def test_a_decimal_comma_is_told(tmp_path: Path) -> None:
+    prices = [f"{number},5 €" for number in range(1, 201)]
+    pay = [f"${number}.5" for number in range(200)]
+    use_case, said = inferred(tmp_path, frame(**{"Preis (€)": prices, "pay": pay, "y": [0, 1] * 100}))
+    assert "'Preis (€)' is read as a number with a decimal comma: signs are cut off" in said
+    assert "'pay' is read as a number: signs are cut off" in said
+    with duckdb.connect() as db:
+        found = db.execute(f"SELECT {use_case.sources['rows'].derive['Preis']} FROM (SELECT '1.234,5 €' AS Preis)")
+        assert found.fetchone() == (1234.5,)

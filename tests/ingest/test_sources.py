@@ -87,7 +87,7 @@ def test_json_lines(tmp_path: Path) -> None:
     text = '{"a": 1.50, "b/c": {"d": [1]}}\n\n{"a": "x", "b/c": null, "e": true}\nnot json\n[1]\n'
     file = describe(str(_file(tmp_path, "x.jsonl", text)))
     (block,) = blocks(split(file, 1 << 20)[0])
-    assert block.table.to_pydict() == {"a": ["1.5", "x"], "b/c": ['{"d":[1]}', None], "e": [None, "true"]}
+    assert block.table.to_pydict() == {"a": ["1.5", "x"], "b/c.d": ["[1]", None], "e": [None, "true"]}
     assert [(bad.number, bad.rule, bad.text) for bad in block.malformed] == [
         (3, "json", "not json"),
         (4, "json", "[1]"),
@@ -122,6 +122,30 @@ def test_paths_globs_folders_and_uris(tmp_path: Path) -> None:
 def test_a_path_that_names_nothing(tmp_path: Path, path: str) -> None:
     with pytest.raises(InputError):
         discover(Source(path=path), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "data_dir", "message"),
+    [
+        ("gone.csv", "{tmp}", "{tmp}/gone.csv: no such file or directory. Check the path, or data_dir='{tmp}'."),
+        ("{tmp}/gone.csv", None, "{tmp}/gone.csv: no such file or directory. Check the path."),
+        ("gone.csv", None, "{cwd}/gone.csv: no such file or directory. Check the path, or set data_dir=FOLDER."),
+        ("{tmp}/*.csv", None, "{tmp}/*.csv: nothing matches. Check the path."),
+        ("file://{tmp}/gone.csv", None, "{tmp}/gone.csv: no such file or directory. Check the path."),
+        (
+            "{tmp}",
+            "elsewhere",
+            "{tmp}: a directory without a data file (.csv, .tsv, .txt, .parquet, .pq, .jsonl, .ndjson, .json). "
+            "Check the path.",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_once(tmp_path: Path, path: str, data_dir: str | None, message: str) -> None:
+    _file(tmp_path, "notes.md", "nothing to read")
+    filled = {"tmp": str(tmp_path), "cwd": str(Path.cwd())}
+    with pytest.raises(InputError) as error:
+        discover(Source(path=path.format(**filled)), data_dir and data_dir.format(**filled))
+    assert str(error.value) == message.format(**filled)
 
 
 def test_declared_format_wins_over_the_suffix(tmp_path: Path) -> None:
@@ -178,4 +202,11 @@ def test_identifier_is_one_and_stays_as_it_is(name: str) -> None:
 def test_identifiers_read_like_the_name() -> None:
     assert [identifier(n) for n in ("PM2.5", " Unit price ($)", "2nd", "ok_1", "", "row_id")] == [
         "PM2_5", "Unit_price", "_2nd", "ok_1", "column", "row_id_",
+    ]  # fmt: skip
+
+
+def test_identifiers_spell_umlauts_out_and_drop_accents() -> None:
+    names = ("gekündigt", "Größe (m²)", "Öl", "prénom", "São Paulo", "zażółć", "u\u0308ber", "user.née")
+    assert [identifier(n) for n in names] == [
+        "gekuendigt", "Groesse_m2", "Oel", "prenom", "Sao_Paulo", "zazolc", "ueber", "user_nee",
     ]  # fmt: skip

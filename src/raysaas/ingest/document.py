@@ -1,11 +1,19 @@
 """A use case of one source written as commented YAML, one line per column, that Hydra and OmegaConf read back equal."""
 
 import math
+import re
 from typing import Any
 
 import yaml
 
 from raysaas.use_case import Column, UseCase
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that OmegaConf would read as a number and PyYAML would not: ``1e5``."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), None)
 
 
 def to_yaml(use_case: UseCase, assumptions: list[str]) -> str:
@@ -46,7 +54,9 @@ def _one_line(text: str) -> str:
 
 def _flow(value: Any) -> str:
     """``value`` on one line of YAML, with OmegaConf's interpolations escaped."""
-    text = yaml.safe_dump(_escaped(value), default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True)
+    text = yaml.dump(
+        _escaped(value), Dumper=_Dumper, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True
+    )
     return text.removesuffix("\n").removesuffix("\n...")
 
 

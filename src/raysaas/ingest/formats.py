@@ -5,7 +5,7 @@ so that row numbers do not depend on how many parts there are. Memory per part i
 Libraries: pyarrow.csv, pyarrow.parquet, DuckDB's JSON functions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -26,7 +26,11 @@ _BATCH_ROWS = 131_072
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One input file: ``header`` are its own column names, ``body`` the byte offset of its first row."""
+    """One input file: ``header`` are its own column names, ``body`` the byte offset of its first row.
+
+    In JSON Lines and Parquet ``paths`` are the keys that lead to each column: ``age`` inside the object ``user`` is the
+    column ``user.age``. ``holds`` says of columns whose values are no single values what they are: ``lists``.
+    """
 
     uri: str
     format: Format
@@ -36,6 +40,13 @@ class SourceFile:
     delimiter: str = ","
     header: tuple[str, ...] = ()
     body: int = 0
+    paths: tuple[tuple[str, ...], ...] = ()
+    holds: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def nested(self) -> tuple[str, ...]:
+        """Names of the columns that lie inside objects."""
+        return tuple(name for name, path in zip(self.header, self.paths, strict=False) if len(path) > 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +219,7 @@ def json_lines(data: bytes, encoding: str) -> pa.Array:
 
 def _jsonl_blocks(part: Part) -> Iterator[Block]:
     lines = json_lines(_bytes(part), part.file.encoding)
-    picks = ", ".join(f"o ->> {_path(name)} AS c{i}" for i, name in enumerate(part.file.header))
+    picks = ", ".join(f"o ->> {_pointer(path)} AS c{i}" for i, path in enumerate(part.file.paths))
     valid = "json_valid(line) AND json_type(CASE WHEN json_valid(line) THEN line END) = 'OBJECT'"
     with connection() as db:
         db.register("lines", pa.table({"line": lines}))
@@ -222,9 +233,9 @@ def _jsonl_blocks(part: Part) -> Iterator[Block]:
     yield Block(table.rename_columns(list(part.file.header)), numbers[mask], bad)
 
 
-def _path(name: str) -> str:
-    pointer = name.replace("~", "~0").replace("/", "~1").replace("'", "''")
-    return f"'/{pointer}'"
+def _pointer(path: tuple[str, ...]) -> str:
+    pointer = "".join("/" + key.replace("~", "~0").replace("/", "~1").replace("'", "''") for key in path)
+    return f"'{pointer}'"
 
 
 def _parquet_blocks(part: Part) -> Iterator[Block]:
@@ -234,4 +245,11 @@ def _parquet_blocks(part: Part) -> Iterator[Block]:
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=list(range(part.start, part.end))):
             numbers = np.arange(done, done + batch.num_rows) + 1
             done += batch.num_rows
-            yield Block(pa.Table.from_batches([batch]), numbers)
+            yield Block(flattened(pa.Table.from_batches([batch])), numbers)
+
+
+def flattened(table: pa.Table) -> pa.Table:
+    """``table`` with a column for each field of its structs, ``user.age``; null where the struct is."""
+    while any(map(pa.types.is_struct, table.schema.types)):
+        table = table.flatten()
+    return table

@@ -14,6 +14,7 @@ _IDS = re.compile(r"(^|[_\W])(id|ids|uuid|guid|key|index|idx|rowid|unnamed|pk)($
 _CAMEL_ID = re.compile(r"[a-z](ID|Id|Uuid|UUID)$")
 _TIMES = re.compile(r"(_at|_ts|_on|time|timestamp|date|day)$|^(ts|time|date|created|dt)", re.IGNORECASE)
 _DATE = r"^([0-9]{4}-[0-9]{1,2}-[0-9]{1,2}|[0-9]{1,2}/[0-9]{1,2}/[0-9]{4})"
+_SIGNS = r"[$%€£\s]"
 _MONEY = r"[,$%€£\s]"
 _COMMA_DECIMAL = r"^[-+]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+),[0-9]+$"
 _COMMA_GROUPS = r"^[-+]?[1-9][0-9]{0,2}(,[0-9]{3})+(\.[0-9]+)?$"
@@ -34,6 +35,7 @@ class Guess:
     unique: bool = False
     is_id: bool = False
     decimal_comma: bool = False
+    constant: bool = False
 
     @property
     def is_time(self) -> bool:
@@ -64,13 +66,13 @@ def present(column: pa.ChunkedArray) -> pa.Array:
 def guess(name: str, column: pa.ChunkedArray) -> Guess:
     """Judge a column by its name and the values given, which may be a sample."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return Guess(ColumnType.text, 0, 0, f"holds {kind}, which is no number, word or time")
     values = present(column)
     distinct = len(pc.unique(values))
     if distinct < 2:
         why = "is always missing" if not len(values) else f"is always {values[0].as_py()!r}"
-        return Guess(_plain_type(name, values), distinct, len(values), why)
+        return Guess(_plain_type(name, values), distinct, len(values), why, constant=True)
     unique = distinct == len(values) == len(column)
     kind_of, strays = (_plain_type(name, values), False)
     if kind_of is ColumnType.category and _mostly_numbers(values):
@@ -134,7 +136,8 @@ def _mostly_numbers(values: pa.Array) -> bool:
 
 
 def _decimal_comma(values: pa.Array) -> bool:
-    """Whether some number can only be read with a comma before its decimals (``90,3``, ``1.234,50``)."""
+    """Whether some number can only be read with a comma before its decimals (``90,3``, ``1.234,50 €``)."""
+    values = pc.replace_substring_regex(values, _SIGNS, "")
     comma = pc.match_substring_regex(values, _COMMA_DECIMAL)
     return bool(pc.any(pc.and_not(comma, pc.match_substring_regex(values, _COMMA_GROUPS))).as_py())
 

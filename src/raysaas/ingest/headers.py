@@ -1,4 +1,4 @@
-"""The header of a text file from its first bytes: delimiter, column names, and where the rows begin."""
+"""The header of a file: its column names, and of a text file the delimiter and where the rows begin."""
 
 import codecs
 import csv
@@ -7,10 +7,14 @@ import re
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from raysaas.errors import InputError
 from raysaas.ingest.casts import connection
-from raysaas.ingest.formats import SourceFile, json_lines
+from raysaas.ingest.formats import SourceFile, filesystem, json_lines
+from raysaas.ingest.nesting import arrow_leaves, json_leaves, parsed, with_leaves
+
+_JSON_ROWS = 1000
 
 
 def csv_header(file: SourceFile, head: bytes) -> SourceFile:
@@ -51,16 +55,26 @@ def _sniff(text: str) -> str:
 
 
 def jsonl_header(file: SourceFile, head: bytes) -> SourceFile:
-    """Return ``file`` with the keys found in its first thousand lines, in order of appearance."""
+    """Return ``file`` with the fields found in its first thousand lines, in order of appearance."""
     bom = len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
     whole = head if len(head) == file.num_bytes else head[: head.rfind(b"\n") + 1]
     lines = json_lines(whole[bom:], file.encoding)
     with connection() as db:
-        db.register("lines", pa.table({"line": lines[:1000]}))
-        rows = db.execute(
-            "SELECT json_keys(line) FROM lines WHERE json_valid(line) AND json_type(line) = 'OBJECT'"
-        ).fetchall()
-    names = tuple(dict.fromkeys(key for (keys,) in rows for key in keys))
-    if not names:
+        db.register("lines", pa.table({"line": lines[:_JSON_ROWS]}))
+        rows = db.execute("SELECT line FROM lines WHERE json_valid(line) AND json_type(line) = 'OBJECT'").fetchall()
+    leaves = list(json_leaves([parsed(line) for (line,) in rows]))
+    if not leaves:
         raise InputError(f"{file.uri} has no JSON object in its first lines: expected one object per line.")
-    return replace(file, header=names, body=bom)
+    return replace(with_leaves(file, leaves), body=bom)
+
+
+def parquet_header(file: SourceFile) -> SourceFile:
+    """Return ``file`` with the names in its schema. Raises InputError when it cannot be read or has no rows."""
+    fs, path = filesystem(file.uri)
+    try:
+        metadata = pq.read_metadata(path, filesystem=fs)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file.uri} is not a readable Parquet file ({error}): write it again.") from error
+    if not metadata.num_rows:
+        raise InputError(f"{file.uri} has a schema and no rows: expected a file with at least one row.")
+    return with_leaves(file, list(arrow_leaves(metadata.schema.to_arrow_schema())))

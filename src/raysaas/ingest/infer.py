@@ -6,7 +6,8 @@ column, the classes of the label) is judged on all rows. Nothing here is final: 
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -51,6 +52,7 @@ def infer(
         for role, column in (("label", label), ("entity", entity), ("time", time), ("tenant", tenant))
         if column
     }
+    _refuse_lists(files, given)
     file = _read(files, set(given.values()))
     if time and not file.guesses[given["time"]].is_time:
         raise InputError(
@@ -76,24 +78,24 @@ def _find(names: Iterable[str], wanted: str, role: str) -> str:
     raise InputError(f"--{role} {wanted!r} is no column of the file; {hint}.")
 
 
+def _refuse_lists(files: list[SourceFile], given: Mapping[str, str]) -> None:
+    for role, column in given.items():
+        if what := next((file.holds[column] for file in files if column in file.holds), None):
+            raise InputError(f"--{role} {column!r} holds {what}, not single values. Name another column.")
+
+
 def _read(files: list[SourceFile], asked: set[str], said: Sequence[str] = ()) -> Seen:
     """One look at the head, then one pass for the stride and for whole columns that one row can overturn."""
     parts = [part for file in files for part in split(file, part_bytes=32 << 20)]
     first = next((block.table for part in parts for block in blocks(part) if block.table.num_rows), None)
     if first is None:
         raise InputError(f"{files[0].uri} has no readable row.")
-    head = {name: guess(name, first[name].slice(0, HEAD_ROWS)) for name in first.column_names}
-    needed = [
-        name
-        for name, found in head.items()
-        if name in asked
-        or found.why_not
-        or _telling(found)
-        or found.distinct <= FEW
-        or is_hinted(name)
-        or name == first.column_names[-1]
-    ]
-    samples, whole, num_rows = [first.slice(0, HEAD_ROWS)], [], 0
+    holds = {name: what for file in files for name, what in file.holds.items()}
+    head = {name: _guess(name, first[name].slice(0, HEAD_ROWS), holds) for name in first.column_names}
+    numbers = [name for name, found in head.items() if found.type in (ColumnType.number, ColumnType.integer)]
+    asked = {*asked, first.column_names[-1]}
+    needed = [n for n, found in head.items() if n not in holds and (n in asked or _telling(n, found))]
+    samples, whole, num_rows, infinite = [first.slice(0, HEAD_ROWS)], [], 0, Counter[str]()
     expected = max(1, sum(file.num_bytes for file in files)) / max(1, first.nbytes) * first.num_rows
     step = max(1, math.ceil(expected / STRIDE_ROWS))
     for part in parts:
@@ -102,15 +104,26 @@ def _read(files: list[SourceFile], asked: set[str], said: Sequence[str] = ()) ->
             whole.append(table.select([n for n in needed if n in table.column_names]))
             samples.append(table.take(pa.array(range(step // 2, table.num_rows, step), pa.int64())))
             num_rows += table.num_rows
+            infinite.update({n: _num_infinite(table[n]) for n in numbers if n in table.column_names})
     sample = pa.concat_tables(samples, promote_options="permissive")
     kept = pa.concat_tables(whole, promote_options="permissive")
-    guesses = {name: guess(name, kept[name] if name in needed else sample[name]) for name in first.column_names}
-    return Seen(list(first.column_names), sample, kept, num_rows, guesses, list(said))
+    names, nested = list(first.column_names), tuple({name: None for file in files for name in file.nested})
+    guesses = {name: _guess(name, (kept if name in needed else sample)[name], holds) for name in names}
+    return Seen(names, sample, kept, num_rows, guesses, list(said), nested, +infinite)
 
 
-def _telling(found: Guess) -> bool:
+def _guess(name: str, column: pa.ChunkedArray, holds: Mapping[str, str]) -> Guess:
+    return Guess(ColumnType.text, 0, 0, f"holds {holds[name]}") if name in holds else guess(name, column)
+
+
+def _num_infinite(column: pa.ChunkedArray) -> int:
+    return int(cast(column, ColumnType.number).infinite.sum())
+
+
+def _telling(name: str, found: Guess) -> bool:
     """Whether rows that were not looked at could change what a column is used for."""
-    return found.is_time or (found.unique and found.type is not ColumnType.number)
+    odd = found.is_time or (found.unique and found.type is not ColumnType.number)
+    return odd or bool(found.why_not) or found.distinct <= FEW or is_hinted(name)
 
 
 def _use_case(
@@ -128,6 +141,7 @@ def _use_case(
     if len({*features, *source.derive} - {keys[c] for c in roles.values() if c}) < 1:
         unused = [said for said in file.said if "not used" in said][:5]
         raise InputError(f"No column is left to predict {roles['label']!r} from: {' '.join(unused)}")
+    _say_flat(file, [keys[n] for n in file.nested if keys[n] in {*features, *source.derive} and n != roles["label"]])
     examples = Examples(source=SOURCE, label=keys[str(roles["label"])], positive=positive)
     title = f"{roles['label']} of {Path(path).name}"
     return UseCase(name=name, title=title, task=task, sources={SOURCE: source}, examples=examples)
@@ -156,10 +170,23 @@ def _declare(file: Seen, source: Source, key: str, name: str, roles: dict[str, s
         file.said.append(f"{name!r} is not used: it {why}.")
         return
     if found.strays and (role is None or (role == "label" and task is Task.regression)):
-        file.said.append(f"{name!r} is read as a number: signs are cut off, words among its numbers count as missing.")
+        comma = " with a decimal comma" if found.decimal_comma else ""
+        file.said.append(
+            f"{name!r} is read as a number{comma}: signs are cut off, words among its numbers count as missing."
+        )
         source.derive[key] = cleaned(_seen_as(file.names, name), decimal_comma=found.decimal_comma)
         return
-    source.columns[key] = Column(type=_declared_type(found, role, task, file.num_rows), column=own)
+    kind = _declared_type(found, role, task, file.num_rows)
+    source.columns[key] = Column(type=kind, column=own)
+    if (num := file.infinite.get(name, 0)) and kind in (ColumnType.number, ColumnType.integer):
+        values = "value" if num == 1 else "values"
+        file.said.append(f"{name!r} holds {num:,} infinite {values}: rows with them will be refused.")
+
+
+def _say_flat(file: Seen, keys: list[str]) -> None:
+    if keys:
+        listed = ", ".join(map(repr, keys[:5])) + (", ..." if len(keys) > 5 else "")
+        file.said.append(f"Objects are read field by field, and requests give those fields flat: {listed}.")
 
 
 def _seen_as(names: list[str], name: str) -> str:

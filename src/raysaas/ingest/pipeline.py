@@ -32,9 +32,10 @@ from raysaas.errors import ConfigError, ContractError, InputError, Unavailable
 from raysaas.ingest.across import QUARANTINE
 from raysaas.ingest.formats import Part, SourceFile
 from raysaas.ingest.planning import Plan, Target, plan, remove_leftovers
+from raysaas.ingest.refusals import examples, num_read, num_refused, warning
 from raysaas.ingest.settling import settle
 from raysaas.ingest.sources import discover
-from raysaas.ingest.staging import Broken, Staged, decode, part_types, stage, types
+from raysaas.ingest.staging import Staged, decode, part_types, stage, types
 from raysaas.records import Snapshot
 from raysaas.settings import Settings
 from raysaas.stores.tables import Tables
@@ -66,7 +67,8 @@ def ingest(settings: Settings, source_name: str, tables: Tables, now: datetime) 
         _judge(staged, settings.ingest.error_budget, made, tables, target)
         _commit(staged, made, tables, target)
         _count(staged, target)
-        return _snapshot(tables, target.raw, staged, (*warnings, *made.warnings), made.files)
+        warnings += made.warnings + warning(staged, target.quarantine)
+        return _snapshot(tables, target.raw, staged, warnings, made.files)
 
 
 class _Holder:
@@ -141,39 +143,23 @@ def _decoded(results: list[str]) -> list[dict[str, list[ColumnType]]]:
 
 def _judge(staged: list[Staged], budget: float, made: Plan, tables: Tables, target: Target) -> None:
     """Raise ContractError when the batch is over its error budget."""
-    num_read, num_refused = _num_read(staged), sum(s.num_refused for s in staged)
-    if num_refused <= budget * num_read:
+    read, refused = num_read(staged), num_refused(staged)
+    if refused <= budget * read:
         return
     _drop(made.batch.accepted_dir)
     _quarantine(staged, made, tables, target)
     raise ContractError(
-        f"{num_refused} of {num_read} rows ({num_refused / num_read:.1%}) of source {target.source!r} broke the "
-        f"contract, over the budget of {budget:.1%} (ingest.error_budget); nothing was committed. {_worst(staged)} "
+        f"{refused} of {read} rows ({refused / read:.1%}) of source {target.source!r} broke the "
+        f"contract, over the budget of {budget:.1%} (ingest.error_budget); nothing was committed. {examples(staged)} "
         f"All of them are in {target.quarantine}. Repair the file, or change the contract or the budget."
     )
-
-
-def _worst(staged: list[Staged]) -> str:
-    merged: dict[tuple[str, str], Broken] = {}
-    counts: dict[tuple[str, str], int] = {}
-    for one in (b for s in staged for b in s.broken):
-        key = (one.rule, one.column)
-        merged.setdefault(key, one)
-        counts[key] = counts.get(key, 0) + one.count
-    worst = sorted(merged, key=lambda key: -counts[key])[:3]
-    told = [
-        f"{rule}{f' on {column}' if column else ''}: {counts[rule, column]} (such as {merged[rule, column].value!r}, "
-        f"{merged[rule, column].file} row {merged[rule, column].row_number})"
-        for rule, column in worst
-    ]
-    return f"Worst: {'; '.join(told)}."
 
 
 def _commit(staged: list[Staged], made: Plan, tables: Tables, target: Target) -> None:
     _quarantine(staged, made, tables, target)
     properties = {
         _FILES: json.dumps([file.digest for file in made.files]), _BATCH: made.key,
-        "raysaas.read": str(_num_read(staged)), "raysaas.quarantined": str(sum(s.num_refused for s in staged)),
+        "raysaas.read": str(num_read(staged)), "raysaas.quarantined": str(num_refused(staged)),
     }  # fmt: skip
     paths = [made.batch.accepted_path(s.part) for s in staged if s.num_accepted]
     tables.add_files(target.raw, made.batch.schema, paths, properties)
@@ -194,10 +180,6 @@ def _drop(uri: str) -> None:
         fs.delete_dir(path)
 
 
-def _num_read(staged: list[Staged]) -> int:
-    return sum(s.num_accepted + s.num_refused for s in staged)
-
-
 @cache
 def _counter(name: str) -> Counter:
     return Counter(f"raysaas_rows_{name}", f"Source rows {name} by ingest.", tag_keys=("use_case", "source"))
@@ -205,7 +187,7 @@ def _counter(name: str) -> Counter:
 
 def _count(staged: list[Staged], target: Target) -> None:
     tags = {"use_case": target.use_case, "source": target.source}
-    accepted, quarantined = sum(s.num_accepted for s in staged), sum(s.num_refused for s in staged)
+    accepted, quarantined = sum(s.num_accepted for s in staged), num_refused(staged)
     for name, rows in {"read": accepted + quarantined, "accepted": accepted, "quarantined": quarantined}.items():
         if rows:
             _counter(name).inc(rows, tags)
@@ -216,8 +198,8 @@ def _snapshot(
 ) -> Snapshot:
     schema = tables.schema(raw)
     return Snapshot(
-        table=raw, snapshot_id=tables.current(raw) or 0, num_rows=tables.count(raw), num_read=_num_read(staged),
-        num_accepted=sum(s.num_accepted for s in staged), num_quarantined=sum(s.num_refused for s in staged),
+        table=raw, snapshot_id=tables.current(raw) or 0, num_rows=tables.count(raw), num_read=num_read(staged),
+        num_accepted=sum(s.num_accepted for s in staged), num_quarantined=num_refused(staged),
         schema_hash=hashlib.sha256(str(schema).encode()).hexdigest()[:16], files=tuple(f.uri for f in files),
         warnings=warnings,
     )  # fmt: skip

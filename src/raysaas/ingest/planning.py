@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from raysaas.errors import ConfigError, InputError
 from raysaas.ingest.binding import bind, date_orders, infer, validate
 from raysaas.ingest.contract import check_rows
-from raysaas.ingest.formats import Part, SourceFile, blocks, filesystem, split
+from raysaas.ingest.formats import Part, SourceFile, blocks, filesystem, flattened, split
 from raysaas.ingest.staging import Batch
 from raysaas.settings import Settings
 from raysaas.stores.tables import Tables
@@ -128,12 +128,12 @@ def _bind_all(source: Source, files: list[SourceFile]) -> list[str]:
 
 def _schema(source: Source, file: SourceFile, now: datetime) -> pa.Schema:
     """Schema of accepted rows: what the checks make of no rows at all."""
-    schema = pa.schema([(name, pa.string()) for name in file.header])
+    empty = pa.schema([(name, pa.string()) for name in file.header]).empty_table()
     if file.format is Format.parquet:
         fs, path = filesystem(file.uri)
-        schema = pq.read_schema(path, filesystem=fs).remove_metadata()
+        empty = flattened(pq.read_schema(path, filesystem=fs).remove_metadata().empty_table())
     none = np.empty(0, np.int64)
-    return check_rows(schema.empty_table(), source, now=now, numbers=none, file="", digest="").accepted.schema
+    return check_rows(empty, source, now=now, numbers=none, file="", digest="").accepted.schema
 
 
 def _same_types(schema: pa.Schema, target: Target, tables: Tables) -> None:

@@ -43,7 +43,10 @@ _POSITIVE = ("1", "yes", "true", "y", "t", "churned", "churn", "positive", "pos"
 
 @dataclass(slots=True)
 class Seen:
-    """What was read: ``sample`` has some rows of all columns, ``whole`` all rows of the columns that need them."""
+    """What was read: ``sample`` has some rows of all columns, ``whole`` all rows of the columns that need them.
+
+    ``nested`` columns lie inside objects; ``infinite`` counts the infinities of columns that have some.
+    """
 
     names: list[str]
     sample: pa.Table
@@ -51,6 +54,8 @@ class Seen:
     num_rows: int
     guesses: dict[str, Guess]
     said: list[str] = field(default_factory=list)
+    nested: tuple[str, ...] = ()
+    infinite: dict[str, int] = field(default_factory=dict)
 
 
 def is_hinted(name: str) -> bool:
@@ -71,10 +76,15 @@ def _label(file: Seen, taken: set[str]) -> str:
     free = {name: found for name, found in file.guesses.items() if name not in taken and found.distinct > 1}
     by_name = sorted((name for name in free if is_hinted(name)), key=lambda n: _LABELS.index(identifier(n).lower()))
     fitting = [name for name in file.names if name in free and not free[name].why_not and not free[name].is_time]
+    constant = [n for n, found in file.guesses.items() if n not in taken and is_hinted(n) and found.constant]
+    if constant and not by_name:
+        has = "one value only" if file.guesses[constant[0]].present else "no value at all"
+        raise InputError(
+            f"The column {constant[0]!r} is named like a label but has {has}: nothing to learn. Name another with "
+            "--label."
+        )
     if not by_name and not fitting:
         raise InputError("No column can be the label: all are constant, ids, times or free text. Name it with --label.")
-    constant = [name for name, found in file.guesses.items() if is_hinted(name) and found.distinct <= 1]
-    file.said += [f"{name!r} is named like a label but has one value only." for name in constant if not by_name]
     chosen = by_name[0] if by_name else fitting[-1]
     why = "by its name" if by_name else "because it is the last column that can be"
     file.said.append(f"The label is {chosen!r}, {why}; --label COL takes another.")

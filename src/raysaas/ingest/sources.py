@@ -9,18 +9,17 @@ import fnmatch
 import hashlib
 import logging
 import re
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from raysaas.errors import InputError
 from raysaas.ingest.formats import SourceFile, blocks, filesystem, split
-from raysaas.ingest.headers import csv_header, jsonl_header
+from raysaas.ingest.headers import csv_header, jsonl_header, parquet_header
 from raysaas.use_case import Format, Source
 
 _LOG = logging.getLogger(__name__)
@@ -37,19 +36,29 @@ _FOREIGN = {
     b"ARROW1": "an Arrow IPC file", b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text",
 }  # fmt: skip
 _ASKED = "expected CSV, Parquet or JSON Lines"
+_LETTERS = str.maketrans({
+    "ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe", "œ": "oe", "ł": "l",
+    "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ẞ": "SS", "Æ": "Ae", "Ø": "Oe", "Œ": "Oe", "Ł": "L",
+})  # fmt: skip
 
 
 def identifier(name: str) -> str:
     """Return ``name`` as a column name of the platform: ``[A-Za-z_][A-Za-z0-9_]*``.
 
-    Runs of other characters become one underscore; a leading digit gets one in front; ``row_id`` and ``split``, which
-    the platform makes itself, get one behind.
+    Umlauts are spelled out and letters lose their accents. Runs of other characters become one underscore; a leading
+    digit gets one in front; ``row_id`` and ``split``, which the platform makes itself, get one behind.
     """
+    name = _without_accents(name)
     plain = re.sub(r"[^A-Za-z0-9_]+", "_", name.strip()).strip("_") if not name.isidentifier() else name
     plain = re.sub(r"[^A-Za-z0-9_]", "_", plain) or "column"
     if plain[0].isdigit():
         plain = f"_{plain}"
     return f"{plain}_" if plain in {"row_id", "split"} else plain
+
+
+def _without_accents(name: str) -> str:
+    spelled = unicodedata.normalize("NFC", name).translate(_LETTERS)
+    return "".join(ch for ch in unicodedata.normalize("NFKD", spelled) if not unicodedata.combining(ch))
 
 
 def discover(source: Source, data_dir: str | Path | None) -> list[SourceFile]:
@@ -68,7 +77,7 @@ def describe(uri: str, declared: Format = Format.auto) -> SourceFile:
     fs, path = filesystem(uri)
     info = fs.get_file_info(path)
     if info.type != pafs.FileType.File:
-        raise InputError(f"{uri}: no such file. Check the path, or data_dir.")
+        raise InputError(f"{uri}: no such file. Check the path.")
     if info.size == 0:
         raise InputError(f"{uri} is empty (0 bytes): {_ASKED} with at least one row.")
     with fs.open_input_stream(path) as stream:
@@ -108,16 +117,31 @@ def _expand(path: str, data_dir: str | Path | None) -> list[str]:
         if re.search(r"[*?\[]", path):
             pattern = filesystem(path)[1]
         prefix = path[: path.index("://") + 3] if not path.startswith("file:") else ""
+        hint = "Check the path."
     else:
         full = Path(data_dir or ".").expanduser() / Path(path).expanduser()
         fs, root, prefix = pafs.LocalFileSystem(), str(full.absolute()), ""
         pattern = root if re.search(r"[*?\[]", root) and not full.exists() else None
         root = re.split(r"[*?\[]", root)[0] if pattern else root
+        hint = _where_to_look(Path(path).expanduser(), data_dir)
     found = _list(fs, root, pattern)
     if not found:
-        what = "nothing matches" if pattern else "no such file or directory (or no data file in it)"
-        raise InputError(f"{path}: {what} at {pattern or root}. Check the path, or data_dir={str(data_dir)!r}.")
+        raise InputError(f"{prefix}{_nothing(fs, root, pattern)} {hint}")
     return [prefix + name for name in found]
+
+
+def _nothing(fs: pafs.FileSystem, root: str, pattern: str | None) -> str:
+    if pattern is not None:
+        return f"{pattern}: nothing matches."
+    if fs.get_file_info(root).type == pafs.FileType.Directory:
+        return f"{root}: a directory without a data file ({', '.join(_SUFFIXES)})."
+    return f"{root}: no such file or directory."
+
+
+def _where_to_look(path: Path, data_dir: str | Path | None) -> str:
+    if path.is_absolute():
+        return "Check the path."
+    return f"Check the path, or data_dir={str(data_dir)!r}." if data_dir else "Check the path, or set data_dir=FOLDER."
 
 
 def _list(fs: pafs.FileSystem, root: str, pattern: str | None) -> list[str]:
@@ -177,22 +201,11 @@ def _digest(fs: pafs.FileSystem, path: str, *, text: bool) -> tuple[str, bool]:
 
 def _with_header(file: SourceFile, head: bytes) -> SourceFile:
     if file.format is Format.parquet:
-        return _with_parquet_header(file)
+        return _unique_names(parquet_header(file))
     file = csv_header(file, head) if file.format is Format.csv else jsonl_header(file, head)
     if file.body >= file.num_bytes:
         raise InputError(f"{file.uri} has a header and no rows: {_ASKED} with at least one row.")
     return _unique_names(file)
-
-
-def _with_parquet_header(file: SourceFile) -> SourceFile:
-    fs, path = filesystem(file.uri)
-    try:
-        metadata = pq.read_metadata(path, filesystem=fs)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file.uri} is not a readable Parquet file ({error}): write it again.") from error
-    if not metadata.num_rows:
-        raise InputError(f"{file.uri} has a schema and no rows: {_ASKED} with at least one row.")
-    return _unique_names(replace(file, header=tuple(metadata.schema.to_arrow_schema().names)))
 
 
 def _unique_names(file: SourceFile) -> SourceFile:

@@ -87,10 +87,11 @@ def _answers(numbers: pa.Table, answer: Callable[[int], str]) -> pa.Table:
 
 
 def part_types(part: Part) -> dict[str, list[ColumnType]]:
-    """Types that all values of each column of a part fit."""
+    """Types that all values of each column of a part fit; columns of lists and the like are left out."""
     fitting: dict[str, set[ColumnType]] = {}
     for block in blocks(part):
-        for name, kinds in candidates(block.table).items():
+        usable = [name for name in block.table.column_names if name not in part.file.holds]
+        for name, kinds in candidates(block.table.select(usable)).items():
             fitting[name] = fitting.get(name, kinds) & kinds
     return {name: sorted(kinds) for name, kinds in fitting.items()}
 
