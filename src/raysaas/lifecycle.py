@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,14 +151,9 @@ def _admit(settings: Settings, candidate: "Fitted", training: TrainingSet, judge
     champion = registry.champion(name)
     verdict = judge.verdict(candidate, Path(champion.uri) if champion else None)
     version = registry.register(
-        name,
-        candidate.path,
-        digest=candidate.digest,
-        family=candidate.family,
-        metrics=candidate.metrics,
-        baseline=candidate.baseline,
-        tags=_lineage(training),
-    )
+        name, candidate.path, digest=candidate.digest, family=candidate.family, metrics=candidate.metrics,
+        baseline=candidate.baseline, tags=_lineage(training),
+    )  # fmt: skip
     registry.judge(name, version.version, released=verdict.released, reason=verdict.reason)
     tables = Tables(settings.storage)
     for source, snapshot in training.snapshots.items():
@@ -197,29 +193,26 @@ def deploy(settings: Settings) -> dict[str, Any]:
     }
 
 
-def promote(settings: Settings, version: ModelVersion, *, actor: str, reason: str) -> Release:
-    """Make a version the champion that answers, recorded before it is switched."""
+def promote(settings: Settings, version: ModelVersion, *, actor: str, reason: str, since: int | None = None) -> Release:
+    """Make a version the champion that answers, recorded before it is switched; ``since`` as in ``rollout.promote``."""
     from raysaas.release import rollout
 
+    ledger, name = Ledger(settings.storage.ledger_url or ""), settings.use_case.name
     arm = Arm(version=version.version, uri=version.uri, digest=version.digest)
-    ledger = Ledger(settings.storage.ledger_url or "")
     return rollout.promote(
-        ledger,
-        settings.use_case.name,
-        arm,
-        lambda release: _apply(settings, release),
-        actor=actor,
-        reason=reason,
-        now=datetime.now(UTC),
+        ledger, name, arm, partial(_apply, settings), actor=actor, reason=reason, now=datetime.now(UTC), since=since
     )
 
 
 def promote_version(settings: Settings, version: int, actor: str, reason: str) -> Release:
-    """Promote by number, by hand: the gate's verdict is not asked, the ledger remembers who did it."""
+    """Promote by number, by hand: the ledger remembers who did it, and what the gate had said against it."""
     from raysaas.stores.registry import Registry
 
     registry = Registry(settings.storage)
-    release = promote(settings, registry.version(settings.use_case.name, version), actor=actor, reason=reason)
+    found = registry.version(settings.use_case.name, version)
+    if not found.released:
+        reason += f" (the gate had kept it back: {found.reason.removeprefix('Refused: ') or 'it was never judged'})"
+    release = promote(settings, found, actor=actor, reason=reason)
     registry.crown(settings.use_case.name, version)
     return release
 
@@ -229,15 +222,11 @@ def rollback(settings: Settings, *, actor: str, reason: str) -> Release:
     from raysaas.release import rollout
     from raysaas.stores.registry import Registry
 
+    ledger, name = Ledger(settings.storage.ledger_url or ""), settings.use_case.name
     release = rollout.rollback(
-        Ledger(settings.storage.ledger_url or ""),
-        settings.use_case.name,
-        lambda release: _apply(settings, release),
-        actor=actor,
-        reason=reason,
-        now=datetime.now(UTC),
+        ledger, name, partial(_apply, settings), actor=actor, reason=reason, now=datetime.now(UTC)
     )
-    Registry(settings.storage).crown(settings.use_case.name, release.champion.version)
+    Registry(settings.storage).crown(name, release.champion.version)
     return release
 
 
@@ -296,14 +285,19 @@ def ship(settings: Settings, *, wait: bool = False) -> dict[str, int]:
 
 
 def retrain(settings: Settings) -> dict[str, Any]:
-    """Carry out the open retrain order: newest data, new versions, the gate, and a release if one proves better."""
+    """Carry out the open retrain order: newest data, new versions, the gate, and a release if one proves better.
+
+    A champion that was changed since the order was opened (or this began) stays: a person knew better.
+    """
     ledger = Ledger(settings.storage.ledger_url or "")
     order = next((o for o in ledger.orders(settings.use_case.name) if o.state is OrderState.open), None)
     if order is not None and not ledger.start_order(order.id):
         order = None
+    now = ledger.release(settings.use_case.name)
+    since = (order.evidence if order else {}).get("release", now.sequence if now else 0)
     try:
         with ledger.beating(order.id) if order else nullcontext():
-            result = _retrained(settings)
+            result = _retrained(settings, since)
     except BaseException as error:
         _close(ledger, order, OrderState.failed, f"{type(error).__name__}: {error}")
         raise
@@ -311,17 +305,31 @@ def retrain(settings: Settings) -> dict[str, Any]:
     return result | {"order": order.id if order else None}
 
 
-def _retrained(settings: Settings) -> dict[str, Any]:
+def _retrained(settings: Settings, since: int) -> dict[str, Any]:
     ingested = ingest(settings)
     ship(settings, wait=True)  # what ordered the retraining is part of it
     materialize(settings)
     trained = train(settings)
     better = [version for version in trained["versions"] if version["released"]]
-    outcome = "no version beat the champion: it stays"
+    result = {"outcome": "no version beat the champion: it stays", "released": False}
     if better:
-        release = deploy(settings)["release"]
-        outcome = f"version {release['champion']['version']} replaced the champion: {better[-1]['reason']}"
-    return {**trained, "rows": ingested["rows"], "outcome": outcome, "released": bool(better)}
+        result = _replaced(settings, better[-1]["version"], since)
+    return {**trained, "rows": ingested["rows"], **result}
+
+
+def _replaced(settings: Settings, number: int, since: int) -> dict[str, Any]:
+    from raysaas.stores.registry import Registry
+
+    registry, name = Registry(settings.storage), settings.use_case.name
+    version = registry.version(name, number)
+    release = promote(settings, version, actor="retrain", reason=version.reason, since=since)
+    champion, outcome = release.champion.version, f"version {number} replaced the champion: {version.reason}"
+    if champion != number:
+        who = f"{release.actor} changed the champion{'' if release.actor == 'deploy' else ' by hand'} meanwhile"
+        then = f"promote it with `raysaas promote {name} {number}`"
+        outcome = f"version {number} passed the gate but was not released: {who}; {then}"
+        registry.crown(name, champion)  # the gate had crowned its own choice
+    return {"outcome": outcome, "released": champion == number, "champion": _plain(registry.version(name, champion))}
 
 
 def _close(ledger: Ledger, order: RetrainOrder | None, state: OrderState, result: str) -> None:

@@ -46,7 +46,7 @@ def why(settings: Settings, decision_id: str) -> dict[str, Any]:
     ledger = Ledger(settings.storage.ledger_url or "")
     decision = _record(settings, ledger, "decisions", "id", decision_id)
     if decision is None:
-        raise NotFound(f"There is no decision {decision_id!r} in the journals or in log.decisions.")
+        raise NotFound(f"There is no decision {decision_id!r} in {settings.storage.home}; home=... names another one.")
     outcome = _record(settings, ledger, "outcomes", "decision_id", decision_id)
     version = Registry(settings.storage).version(decision["use_case"], decision["version"])
     model = bundle.load(version.uri, version.digest)

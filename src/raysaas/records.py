@@ -167,14 +167,16 @@ class Outcome:
 class DriftReport:
     """One window of decisions compared with the reference profile of the champion. Kept in the SQL ledger.
 
-    ``features`` maps each feature to its PSI against the pinned reference; ``cause`` names the features behind the
-    verdict, strongest first; ``decisions`` are the first and last decision id of the window.
+    ``features`` maps each feature to its PSI against the pinned reference, sampling noise taken off, 0 at least;
+    ``cause`` names the features behind the verdict, strongest first; ``decisions`` are the first and last decision id
+    of the window, ``num_requests`` the distinct moments at which they were made: requests answered together count once.
     """
 
     use_case: str
     version: int
     window: int
     num_decisions: int
+    num_requests: int = 0
     started_at: datetime
     ended_at: datetime
     decisions: tuple[str, str]

@@ -172,17 +172,25 @@ class Serve:
 
 @dataclass(kw_only=True, slots=True)
 class Drift:
-    """When a window of decisions counts as drifted, and when that orders a retraining."""
+    """When a window of decisions counts as drifted, and when that orders a retraining.
+
+    ``min_requests`` is how many requests, at least, a run of drifted windows must come from before it orders one.
+    """
 
     window: int = 400
     psi_warning: float = 0.15
     psi_drift: float = 0.3
     consecutive: int = 2
+    min_requests: int = 10
     performance_drop: float = 0.08
     min_outcomes: int = 200
     cooldown_s: int = 60
     poll_s: float = 1.0
     retrain: bool = True
+
+    def __post_init__(self) -> None:
+        for key in ("window", "consecutive", "min_requests"):
+            require(getattr(self, key) > 0, f"drift.{key}", getattr(self, key), "a positive number")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -20,10 +20,12 @@ import pytest
 from tests.serving.conftest import make_bundle
 
 from raysaas import cluster
-from raysaas.records import Arm, Release, Task
+from raysaas.records import Arm, OrderState, Release, Task
 from raysaas.serving.deployment import Deployments, release_config
 from raysaas.serving.spec import DEPLOYMENT, AppSpec
 from raysaas.settings import Serve
+from raysaas.stores.ledger import Ledger
+from raysaas.stores.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -164,7 +166,8 @@ def test_promote_and_rollback_switch_what_answers(
         return int(answer["decisions"][0]["model_version"])
 
     promoted = shop.result("promote", NAME, str(other), "--reason", "a test")
-    assert (promoted["champion"], promoted["reason"]) == (other, "a test")
+    assert promoted["champion"] == other
+    assert promoted["reason"].startswith("a test")
     assert answering() == other
     back = shop.result("rollback", NAME)
     assert (back["champion"], back["sequence"]) == (first, promoted["sequence"] + 1)
@@ -173,6 +176,37 @@ def test_promote_and_rollback_switch_what_answers(
     unknown = shop.run("raysaas", "promote", NAME, "99", "--json")
     assert (unknown.returncode, unknown.stdout) == (65, "")
     assert "99" in unknown.stderr
+
+
+def test_what_a_person_decided_holds_against_a_retraining(
+    shop: SimpleNamespace, platform: SimpleNamespace, deployed: dict[str, Any]
+) -> None:
+    ledger, registry = Ledger(platform.settings.storage.ledger_url), Registry(platform.settings.storage)
+    first, now = ledger.release(NAME), datetime.now(UTC)
+    assert first is not None
+    order = ledger.open_order(NAME, "drift", {"release": first.sequence}, now)
+    assert order is not None
+    kept = shop.result("run", "train", *shop.overrides, *SMALL, "release.min_gain=1")["versions"][0]
+    assert not kept["released"]
+    promoted = shop.result("promote", NAME, str(kept["version"]), "--reason", "I know better")
+    assert promoted["reason"].startswith("I know better (the gate had kept it back: auc ")
+
+    anything = [*shop.overrides, *SMALL, "release.min_gain=-1"]
+    done = shop.result("run", "retrain", *anything)
+    passed = done["versions"][-1]["version"]
+    assert (done["order"], done["released"], done["champion"]["version"]) == (order.id, False, kept["version"])
+    assert f"by hand meanwhile; promote it with `raysaas promote {NAME} {passed}`" in done["outcome"]
+    assert (ledger.order(order.id).state, ledger.order(order.id).result) == (OrderState.done, done["outcome"])
+    release, crowned = ledger.release(NAME), registry.champion(NAME)
+    assert release is not None
+    assert crowned is not None
+    assert (release.champion.version, crowned.version) == (kept["version"], kept["version"])
+
+    again = shop.result("run", "retrain", *anything)
+    assert again["released"], "nobody changed anything since this job began"
+    release = ledger.release(NAME)
+    assert release is not None
+    assert (release.champion.version, release.actor) == (again["versions"][-1]["version"], "retrain")
 
 
 @pytest.mark.parametrize("path", ["/api/jobs/", "/api/serve/applications/", "/api/version", "/nodes?view=summary"])

@@ -58,6 +58,7 @@ def test_page_names_the_drifted_columns_and_loads_nothing(tmp_path: Path) -> Non
     page = write_report(old, new, tmp_path / "reports" / "x.html", "shop <v1>", psi=0.3).read_text()
     assert "<title>shop &lt;v1&gt;</title>" in page
     assert all(word in page for word in ("age", "plan", "team", "PSI"))
+    assert ">shop &lt;v1&gt;</h1>" in page
     assert "Dataset Drift is detected" in page
     calm = write_report(old, old, tmp_path / "calm.html", "shop", psi=0.3).read_text()
     assert "Dataset Drift is NOT detected" in calm

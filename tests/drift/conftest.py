@@ -66,14 +66,18 @@ class Shop:
         self.ledger.set_release(release)
         return release
 
-    def decide(self, columns: dict[str, np.ndarray], version: int = 1, journal: Journal | None = None) -> list[str]:
+    def decide(
+        self, columns: dict[str, np.ndarray], version: int = 1, journal: Journal | None = None, *,
+        at: datetime | None = None,
+    ) -> list[str]:  # fmt: skip
+        """One request per row, or one of all rows ``at`` a moment."""
         records = []
         for age, plan, score in zip(columns["age"], columns["plan"], risk(columns), strict=True):
             self.num_decided += 1
             records.append({"id": f"d{self.num_decided:06d}", "use_case": USE_CASE, "tenant": "t", "entity": None,
                             "inputs": {"age": float(age), "plan": plan}, "version": version, "arm": "champion",
                             "score": float(score), "label": "yes" if score > 0.5 else "no",
-                            "time": self.tick().isoformat()})  # fmt: skip
+                            "time": (at or self.tick()).isoformat()})  # fmt: skip
         (journal or self.journal("decisions")).append(records)
         return [record["id"] for record in records]
 

@@ -17,10 +17,14 @@ DRIFT = Drift(consecutive=2, cooldown_s=60)
 QUIET = Shift(0.01, 0.0, 0.5)
 
 
-def report(window: int, severity: Severity, *cause: str, performance: bool = False) -> DriftReport:
+def report(
+    window: int, severity: Severity, *cause: str, performance: bool = False, num_requests: int = 20,
+    span_s: tuple[float, float] | None = None,
+) -> DriftReport:  # fmt: skip
+    started, ended = (NOW + timedelta(seconds=second) for second in span_s or (window, window + 0.9))
     return DriftReport(
-        use_case="shop", version=1, window=window, num_decisions=400, started_at=NOW, ended_at=NOW,
-        decisions=("a", "b"),
+        use_case="shop", version=1, window=window, num_decisions=400, started_at=started, ended_at=ended,
+        num_requests=num_requests, decisions=("a", "b"),
         features={} if performance else {"age": 0.5, "plan": 0.4}, prediction=0.1,
         performance={"auc": 0.6} if performance else {}, severity=severity, cause=cause,
     )  # fmt: skip
@@ -72,6 +76,28 @@ def test_outcome_windows_and_decision_windows_have_runs_of_their_own():
     ]  # fmt: skip
     assert isinstance(decide(mixed, [], NOW, DRIFT), Retrain)
     assert isinstance(decide(mixed[:1] + mixed[1::2], [], NOW, DRIFT), Alert)
+
+
+def test_one_request_over_many_windows_is_one_event_not_a_lasting_change():
+    burst = [report(window, Severity.drift, "age", num_requests=1, span_s=(5, 5)) for window in range(20, 0, -1)]
+    action = decide(burst, [], NOW, DRIFT)
+    assert isinstance(action, Alert)
+    assert "Windows 1 to 20 came in 1 request(s): too few to order a retraining" in action.reason
+    assert "drift.min_requests is 10" in action.reason
+    assert isinstance(decide(burst, [], NOW, Drift(min_requests=1)), Retrain)
+
+
+def test_a_nightly_batch_orders_after_as_many_nights():
+    nights = [report(night, Severity.drift, "age", num_requests=1) for night in range(12, 0, -1)]
+    assert isinstance(decide(nights[3:], [], NOW, DRIFT), Alert)
+    assert decide(nights[2:], [], NOW, DRIFT).evidence["requests"] == 10
+    calm = [*nights[:6], report(0, Severity.silent), *nights[6:]]
+    assert isinstance(decide(calm, [], NOW, DRIFT), Alert), "a silent window ends the run"
+
+
+def test_few_requests_of_outcomes_order_nothing_either():
+    posted = [report(w, Severity.drift, PERFORMANCE, performance=True, num_requests=1) for w in (2, 1)]
+    assert isinstance(decide(posted, [], NOW, DRIFT), Alert)
 
 
 def test_retrain_switched_off_only_alerts():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raysaas.drift.sketches import DecisionWindow, Quantiles
+from raysaas.drift.sketches import MAX_MOMENTS, DecisionWindow, Quantiles
 from raysaas.models.profile import Profile
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,6 +39,7 @@ def test_parts_add_up_to_the_whole_exactly(records, data):
         whole.first, whole.last, whole.started_at, whole.ended_at, len(records),
     )  # fmt: skip
     assert parts.score.num_values() == len(records)
+    assert parts.num_requests == whole.num_requests == len({record["time"] for record in records})
 
 
 @given(records=RECORDS)
@@ -47,6 +48,18 @@ def test_window_survives_json(records):
     again = DecisionWindow.from_json(saved)
     assert again.to_json() == saved
     assert (again + again).num_rows == 2 * len(records)
+
+
+def test_moments_are_counted_up_to_a_bound_however_the_window_was_cut():
+    records = [
+        {"id": "x", "inputs": {}, "score": 0.5, "time": f"{START + timedelta(seconds=i // 3)}"} for i in range(400)
+    ]
+    parts = [DecisionWindow.of(PROFILE, records[i : i + 7]) for i in range(0, 400, 7)]
+    merged = sum(parts[1:], parts[0])
+    assert merged.moments == DecisionWindow.of(PROFILE, records).moments
+    assert (DecisionWindow.of(PROFILE, records[:90]).num_requests, merged.num_requests) == (30, MAX_MOMENTS)
+    older = {key: value for key, value in merged.to_json().items() if key != "moments"}
+    assert DecisionWindow.from_json(older).num_requests == 0
 
 
 def test_every_row_is_counted_and_wrong_types_count_as_missing():

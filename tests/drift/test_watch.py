@@ -72,6 +72,55 @@ def test_changed_feature_orders_once_with_its_cause(shop: Shop) -> None:
     assert watch.poll() == []
 
 
+def test_one_request_that_fills_two_windows_alerts_and_orders_nothing(shop: Shop) -> None:
+    shop.release(shop.arms[0])
+    watch = shop.watch(window=400)
+    ids = shop.decide(rows(1000, seed=1, shift=15), at=shop.tick())
+    reports = watch.poll()
+    assert [(report.severity, report.num_requests) for report in reports] == [(Severity.drift, 1)] * 2
+    assert isinstance(watch.last_action, Alert)
+    assert "Windows 1 to 2 came in 1 request(s): too few" in watch.status()["action"]["reason"]
+    shop.observe(ids, ["no"] * 500 + ["yes"] * 500)
+    assert {report.num_requests for report in watch.poll() if report.performance} == {1}
+    assert shop.orders == []
+    for number in range(30):  # the demo's traffic: requests of 20 rows
+        shop.decide(rows(20, seed=number, shift=15), at=shop.tick())
+    watch.poll()
+    assert [order.evidence["release"] for order in shop.orders] == [1]
+
+
+def test_reported_psi_is_never_negative_although_noise_is_taken_off(shop: Shop) -> None:
+    shop.release(shop.arms[0])
+    shop.decide(rows(2000, seed=7))
+    reports = shop.watch(window=400).poll()
+    values = [value for report in reports for value in (*report.features.values(), report.prediction)]
+    assert min(values) == 0.0
+
+
+def test_after_a_roll_back_the_windows_of_the_old_order_order_nothing_more(shop: Shop) -> None:
+    shop.release(shop.arms[0])
+    shop.release(shop.arms[1])
+    watch = shop.watch(window=100, consecutive=2, cooldown_s=5)
+    shop.decide(rows(200, seed=1, shift=15), version=2)
+    watch.poll()
+    shop.ledger.start_order(shop.orders[0].id)
+    shop.release(shop.arms[0])
+    shop.decide(rows(200, seed=2, shift=15), version=1)
+    shop.decide(rows(200, seed=3, shift=15), version=2)
+    watch.poll()
+    assert watch.last_action.reason.endswith("A retraining is under way.")
+    shop.ledger.close_order(shop.orders[0].id, OrderState.done, "not released", shop.tick())
+    watch.poll()
+    assert len(shop.orders) == 1
+    shop.decide(rows(100, seed=4, shift=15), version=1)
+    watch.poll()
+    assert "the next may start 5 s later" in watch.last_action.reason
+    shop.tick(5)
+    shop.decide(rows(100, seed=5, shift=15), version=1)
+    watch.poll()
+    assert [(order.evidence["version"], order.evidence["release"]) for order in shop.orders] == [(2, 2), (1, 3)]
+
+
 def test_cooldown_grows_with_every_vain_order(shop: Shop) -> None:
     shop.release(shop.arms[0])
     watch = shop.watch(window=100, consecutive=1, cooldown_s=60)
@@ -212,6 +261,9 @@ def test_state_survives_json(shop: Shop) -> None:
     watch.poll()
     saved = watch.state.to_json()
     assert State.from_json(saved).to_json() == saved
+    older = {**saved["tracks"]["1"], "matured": [[0.5, "yes", "yes"]], "pending": {"d1": [0.5, "yes"]}}
+    track = State.from_json({**saved, "tracks": {"1": older}}).tracks[1]
+    assert (track.pending, track.matured[0].moment) == ({"d1": (0.5, "yes", "")}, "")
     assert set(saved["tracks"]) == {"1", "2"}
 
 

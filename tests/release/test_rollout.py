@@ -120,6 +120,42 @@ def test_two_releasers_at_once_one_is_told_to_try_again(ledger: Ledger, serve: S
     assert serve.applied[-1].champion == arm(2)
 
 
+def test_an_automatic_release_gives_way_to_one_made_since_its_work_began(ledger: Ledger, serve: Serve) -> None:
+    for version in (1, 2):
+        rollout.promote(ledger, "shop", arm(version), serve, **WHO)
+    back = rollout.rollback(ledger, "shop", serve, **WHO)
+    robot = {**WHO, "actor": "retrain"}
+    assert rollout.promote(ledger, "shop", arm(3), serve, **robot, since=2) == back
+    assert (ledger.release("shop"), serve.applied[-1]) == (back, back)
+    made = rollout.promote(ledger, "shop", arm(3), serve, **robot, since=back.sequence)
+    assert (made.champion, made.actor) == (arm(3), "retrain")
+    assert rollout.promote(ledger, "shop", arm(3), serve, **robot, since=1) == made, "it answers already"
+    assert rollout.promote(ledger, "new", arm(1), serve, **robot, since=0).sequence == 1
+
+
+def test_a_roll_back_between_look_and_record_holds_too(ledger: Ledger, serve: Serve) -> None:
+    for version in (1, 2):
+        rollout.promote(ledger, "shop", arm(version), serve, **WHO)
+    record = ledger.set_release
+
+    def raced(release: Release) -> None:
+        ledger.set_release = record  # type: ignore[method-assign]
+        rollout.rollback(ledger, "shop", serve, **WHO)
+        record(release)
+
+    ledger.set_release = raced  # type: ignore[method-assign]
+    kept = rollout.promote(ledger, "shop", arm(3), serve, **WHO, since=2)
+    assert (kept.champion, kept.sequence) == (arm(1), 3)
+    assert serve.applied[-1] == ledger.release("shop") == kept
+
+
+def test_an_automatic_release_that_serve_cannot_take_yet_still_fails(ledger: Ledger, serve: Serve) -> None:
+    rollout.promote(ledger, "shop", arm(1), serve, **WHO)
+    serve.refuse[2] = Unavailable("Serve does not answer.")
+    with pytest.raises(Unavailable):
+        rollout.promote(ledger, "shop", arm(2), serve, **WHO, since=1)
+
+
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
 def test_bad_shares_are_refused(ledger: Ledger, serve: Serve, share: float) -> None:
     rollout.promote(ledger, "shop", arm(1), serve, **WHO)

@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.dummy import DummyClassifier
 
 from raysaas.models.encode import Encoder
 from raysaas.models.scorers import decide
@@ -184,6 +185,90 @@ def test_few_test_rows_widen_the_tie_but_not_for_the_champion() -> None:
     assert gate(Task.binary, near, {"auc": 0.99, "auc_se": 0.01}, None, [], POLICY).released
     assert not gate(Task.binary, {"auc": 0.97, "auc_se": 0.02}, {"auc": 0.99}, None, [], POLICY).released
     assert not gate(Task.binary, near, {"auc": 0.97}, {"auc": 0.986}, [], POLICY).released
+
+
+def test_a_label_that_cannot_be_learnt_releases_nothing_although_it_ties_the_baseline() -> None:
+    bad = {"auc": 0.4013, "auc_se": 0.03, "chance": 0.5, "chance_se": 0.03}
+    for itself in (True, False):
+        verdict = gate(Task.binary, bad, bad, None, [], POLICY, is_baseline=itself)
+        assert not verdict.released
+        assert verdict.reason == "Refused: auc 0.4013 on the held-back rows is no better than guessing."
+    lucky = gate(Task.binary, {**bad, "auc": 0.52}, bad, None, [], POLICY)
+    assert lucky.reason == "Refused: auc 0.5200 on the held-back rows is no better than guessing, give or take 0.0300."
+    assert not gate(Task.binary, bad, bad, {"auc": 0.3}, [], POLICY).released, "a worse champion is no excuse"
+
+
+@pytest.mark.parametrize(
+    ("load", "task", "share"),
+    [(load_breast_cancer, Task.binary, 0.5), (load_iris, Task.multiclass, 0.3), (load_diabetes, Task.regression, 0.3)],
+)
+def test_tiny_real_sets_pass_and_the_same_with_shuffled_labels_do_not(load: object, task: Task, share: float) -> None:
+    def released(*, shuffled: bool) -> bool:
+        data = load()
+        rows = RNG.permutation(len(data.target))[: 60 if task is not Task.regression else 300]
+        data.data, data.target = data.data[rows], data.target[RNG.permutation(rows) if shuffled else rows]
+        labels = [] if task is Task.regression else sorted({str(target) for target in data.target})
+        found = baseline(task, labels, *split(data, task))
+        return gate(task, found, found, None, [], POLICY, is_baseline=True).released
+
+    assert np.mean([released(shuffled=False) for _ in range(20)]) >= 0.9
+    assert np.mean([released(shuffled=True) for _ in range(20)]) <= share
+
+
+def test_chance_is_what_a_constant_prediction_reaches() -> None:
+    truth = RNG.choice(["a", "b", "c"], 300, p=[0.6, 0.3, 0.1])
+    dummy = DummyClassifier().fit(np.zeros((300, 1)), truth)
+    constant = metrics(
+        Task.multiclass, truth, decide(Task.multiclass, list("abc"), dummy.predict_proba(np.zeros((300, 1))))
+    )
+    assert constant["chance"] == pytest.approx(constant["accuracy"])
+    assert constant["chance_log_loss"] == pytest.approx(constant["log_loss"])
+    assert (constant["chance_se"], constant["chance_log_loss_se"]) == pytest.approx((0, 0))
+    assert not gate(Task.multiclass, constant, constant, None, [], POLICY).released
+    values = RNG.lognormal(size=300)
+    mean = metrics(Task.regression, values, decide(Task.regression, [], np.full(300, values.mean())))
+    assert mean["chance"] == pytest.approx(mean["rmse"])
+    refused = gate(Task.regression, mean, mean, None, [], POLICY)
+    assert f"is no better than guessing the mean ({mean['rmse']:.4f})." in refused.reason
+
+
+def test_where_one_label_is_most_rows_probabilities_count() -> None:
+    """Fraud types at 4 %: the commonest label is always the best guess, and still the scores are worth much."""
+    risk = np.where(RNG.random(2000) < 0.1, 0.4, 0.001)
+    truth = np.where(RNG.random(2000) < risk, RNG.choice(["card", "fake"], 2000), "fine")
+    outputs = np.stack([risk / 2, risk / 2, 1 - risk], axis=1)
+    found = metrics(Task.multiclass, truth, decide(Task.multiclass, ["card", "fake", "fine"], outputs))
+    assert found["accuracy"] == found["chance"]
+    assert gate(Task.multiclass, found, found, None, [], POLICY).released
+    blunt = metrics(Task.multiclass, truth, decide(Task.multiclass, ["card", "fake", "fine"], RNG.permutation(outputs)))
+    refused = gate(Task.multiclass, blunt, blunt, None, [], POLICY)
+    assert "no better than guessing the commonest label" in refused.reason
+
+
+def test_good_labels_count_where_an_unseen_one_ruins_the_log_loss() -> None:
+    truth = np.array(["a", "b"] * 45 + ["new"] * 10)
+    sure = np.where(truth[:, None] == np.array(["a", "b"]), 1.0, 0.0)
+    found = metrics(Task.multiclass, truth, decide(Task.multiclass, ["a", "b"], sure))
+    assert found["log_loss"] > found["chance_log_loss"]
+    assert gate(Task.multiclass, found, found, None, [], POLICY).released
+
+
+def test_the_baseline_is_not_compared_with_itself() -> None:
+    found = {"auc": 0.8473, "auc_se": 0.01}
+    first = gate(Task.binary, found, found, None, [], POLICY, is_baseline=True)
+    assert first.released
+    assert first.reason == (
+        "Released: auc 0.8473 on the held-back rows; it is the baseline, and there is no champion yet."
+    )
+    later = gate(Task.binary, found, found, {"auc": 0.84}, [], POLICY, is_baseline=True)
+    assert later.reason == (
+        "Released: auc 0.8473 against the champion's 0.8400 on the held-back rows; it is the baseline."
+    )
+    worse = gate(Task.binary, found, found, {"auc": 0.85}, [], POLICY, is_baseline=True)
+    assert worse.reason == (
+        "Refused: auc 0.8473 against the champion's 0.8500 on the held-back rows does not beat the champion."
+    )
+    assert not gate(Task.binary, {"auc": math.nan}, found, None, [], POLICY, is_baseline=True).released
 
 
 @given(SCORES, SCORES, SCORES, st.floats(0, 0.1), st.floats(0, 0.05))

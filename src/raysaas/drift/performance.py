@@ -17,11 +17,12 @@ Floats = NDArray[np.float64]
 
 
 class Matured(NamedTuple):
-    """One decision with its outcome; ``outcome`` is as the application sent it."""
+    """One decision with its outcome; ``outcome`` is as the application sent it, ``moment`` when it was decided."""
 
     score: float
     label: str | None
     outcome: str
+    moment: str = ""
 
 
 def valid(task: Task, labels: Sequence[str], outcome: str) -> bool:

@@ -2,11 +2,17 @@
 
 A finding must be large (PSI minus its noise over the threshold), significant (p-value under ``ALPHA`` shared between
 all features, so that 500 of them do not cry wolf 500 times as often) and lasting (``drift.consecutive`` windows).
+
+A client that posts a thousand equal rows fills several windows at once, but it is one event, not a lasting change. So a
+run of drifted windows orders only when it came from ``drift.min_requests`` requests; a shorter one alerts, and the run
+may grow: a nightly batch of one request orders after as many nights. Requests are counted by the moments of decision,
+which rows of one request share; a busy replica answers some together, so this counts too few rather than too many.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise, takewhile
 from typing import Any
 
 from raysaas.drift.detectors import Shift
@@ -101,17 +107,33 @@ def decide(
     if not lasting:
         return Alert(f"Window {newest.window} drifted ({cause}), not yet {drift.consecutive} in a row.")
     reason = f"{drift.consecutive} windows in a row drifted: {', '.join(lasting)}."
+    run = _run(history)
+    if (num_requests := _requests(run)) < drift.min_requests:
+        few = f"came in {num_requests} request(s): too few to order a retraining (drift.min_requests is"
+        return Alert(f"{reason} Windows {run[-1].window} to {newest.window} {few} {drift.min_requests}).")
     held = _held_back(history, orders, now, drift)
     if held:
         return Wait(f"{reason} {held}")
-    return Retrain(reason, _evidence(history, lasting)) if drift.retrain else Alert(reason)
+    evidence = {**_evidence(history, lasting), "requests": num_requests}
+    return Retrain(reason, evidence) if drift.retrain else Alert(reason)
+
+
+def _run(history: Sequence[DriftReport]) -> list[DriftReport]:
+    # Outcome windows and decision windows interleave: each kind has its own run.
+    kind = bool(history[0].performance)
+    alike = (report for report in history if bool(report.performance) == kind)
+    return list(takewhile(lambda report: report.severity is Severity.drift, alike))
+
+
+def _requests(run: Sequence[DriftReport]) -> int:
+    # A request that lies across two windows was counted in both.
+    shared = sum(newer.started_at == older.ended_at for newer, older in pairwise(run))
+    return max(sum(report.num_requests for report in run) - shared, 0)  # 0: reports of older versions
 
 
 def _lasting(history: Sequence[DriftReport], consecutive: int) -> tuple[str, ...]:
-    # Outcome windows and decision windows interleave: each kind has its own run.
-    kind = bool(history[0].performance)
-    run = [report for report in history if bool(report.performance) == kind][:consecutive]
-    if len(run) < consecutive or any(report.severity is not Severity.drift for report in run):
+    run = _run(history)[:consecutive]
+    if len(run) < consecutive:
         return ()
     return tuple(name for name in run[0].cause if all(name in report.cause for report in run))
 

@@ -185,7 +185,11 @@ def _write(reference: Path, current: Path, out: Path, title: str, psi: float) ->
 
 
 def _titled(page: str, title: str) -> str:
-    return page.replace("<head>", f"<head><title>{html.escape(title)}</title>", 1)
+    """``page`` with the title in its head, and in sight: Evidently shows none."""
+    text = html.escape(title)
+    style = "font: 600 1.25rem sans-serif; text-align: center; margin: 1rem"
+    page = page.replace("<head>", f"<head><title>{text}</title>", 1)
+    return page.replace("<body>", f'<body><h1 style="{style}">{text}</h1>', 1)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ Windows of replicas and edge sites add up with ``+``: bin counts exactly, score 
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from raysaas.models.profile import Bins, Counts, Profile
 
 KLL_K = 200
+MAX_MOMENTS = 64
 
 
 class Quantiles:
@@ -66,13 +67,18 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionWindow:
-    """Decisions of one model version, counted in the bins of its reference profile."""
+    """Decisions of one model version, counted in the bins of its reference profile.
+
+    ``moments`` are the earliest ``MAX_MOMENTS`` distinct decision times, sorted, so that they merge exactly: decisions
+    of one request share theirs.
+    """
 
     counts: Counts
     first: str
     last: str
     started_at: datetime
     ended_at: datetime
+    moments: tuple[str, ...] = ()
     score: Quantiles = field(default_factory=Quantiles)
 
     @classmethod
@@ -83,30 +89,43 @@ class DecisionWindow:
         scores = np.array([record["score"] for record in records], dtype=np.float64)
         times = [datetime.fromisoformat(record["time"]) for record in records]
         return cls(counts=profile.count(columns, scores), first=records[0]["id"], last=records[-1]["id"],
-                   started_at=min(times), ended_at=max(times), score=Quantiles().add(scores))  # fmt: skip
+                   started_at=min(times), ended_at=max(times), score=Quantiles().add(scores),
+                   moments=_earliest(record["time"] for record in records))  # fmt: skip
 
     @property
     def num_rows(self) -> int:
         """Decisions so far."""
         return self.counts.num_rows
 
+    @property
+    def num_requests(self) -> int:
+        """Distinct moments so far, at most ``MAX_MOMENTS``."""
+        return len(self.moments)
+
     def __add__(self, other: "DecisionWindow") -> "DecisionWindow":
         return DecisionWindow(counts=self.counts + other.counts, first=self.first, last=other.last,
                               started_at=min(self.started_at, other.started_at),
-                              ended_at=max(self.ended_at, other.ended_at), score=self.score + other.score)  # fmt: skip
+                              ended_at=max(self.ended_at, other.ended_at), score=self.score + other.score,
+                              moments=_earliest((*self.moments, *other.moments)))  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         times = {"started_at": self.started_at.isoformat(), "ended_at": self.ended_at.isoformat()}
         ends = {"first": self.first, "last": self.last}
-        return {"counts": self.counts.to_json(), "score": self.score.to_text(), **ends, **times}
+        counted = {"counts": self.counts.to_json(), "score": self.score.to_text(), "moments": list(self.moments)}
+        return {**counted, **ends, **times}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "DecisionWindow":
         """Inverse of ``to_json``."""
         times = {key: datetime.fromisoformat(data[key]) for key in ("started_at", "ended_at")}
         return cls(counts=Counts.from_json(data["counts"]), score=Quantiles.from_text(data["score"]),
-                   first=data["first"], last=data["last"], **times)  # fmt: skip
+                   first=data["first"], last=data["last"], moments=tuple(data.get("moments", ())),
+                   **times)  # fmt: skip
+
+
+def _earliest(moments: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(moments))[:MAX_MOMENTS])
 
 
 def _column(values: list[Any], bins: Bins) -> NDArray[Any]:

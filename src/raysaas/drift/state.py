@@ -43,14 +43,14 @@ class Reference:
 class Track:
     """One version under watch: its unfinished windows and the number of the next report.
 
-    ``pending`` maps a decision id to its score and label until the outcome comes. ``since`` is the first window of the
-    release now in force. ``baseline`` is the first measured performance, the reference where the bundle names none.
+    ``pending`` maps a decision id to its score, label and time, until the outcome comes. ``since`` is the release's
+    first window. ``baseline`` is the first measured performance, the reference where the bundle names none.
     """
 
     next_window: int = 1
     since: int = 1
     decisions: DecisionWindow | None = None
-    pending: dict[str, tuple[float, str | None]] = field(default_factory=dict)
+    pending: dict[str, tuple[float, str | None, str]] = field(default_factory=dict)
     matured: list[Matured] = field(default_factory=list)
     matured_span: tuple[str, str] | None = None
     baseline: dict[str, float] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class Track:
         decisions = DecisionWindow.from_json(data["decisions"]) if data["decisions"] else None
         span = data["matured_span"]
         return cls(next_window=data["next_window"], since=data["since"], decisions=decisions,
-                   pending={key: (score, label) for key, (score, label) in data["pending"].items()},
+                   pending={key: (row[0], row[1], (*row, "")[2]) for key, row in data["pending"].items()},
                    matured=[Matured(*row) for row in data["matured"]],
                    matured_span=(span[0], span[1]) if span else None, baseline=data["baseline"])  # fmt: skip
 

@@ -41,6 +41,7 @@ class Watch:
         self.last_report: DriftReport | None = None
         self._journal, self._ledger, self._drift, self._on_order, self._clock = journal, ledger, drift, on_order, clock
         self._references: dict[int, Reference] = {}
+        self._release: Release | None = None
         self._key = f"drift/{use_case}"
         self._saved_at, self._dirty, self._resumed = clock(), False, False
         self.state = self._load()
@@ -100,6 +101,7 @@ class Watch:
         return done
 
     def _follow(self, release: Release) -> None:
+        self._release = release
         arms = [arm for arm in (release.champion, release.challenger) if arm]
         for arm in arms:
             if arm.version not in self._references:
@@ -140,7 +142,7 @@ class Watch:
 
     def _fold(self, version: int, reference: Reference, records: list[dict[str, Any]]) -> None:
         track = self.state.tracks.setdefault(version, Track())
-        track.pending |= {record["id"]: (float(record["score"]), record.get("label")) for record in records}
+        track.pending |= {r["id"]: (float(r["score"]), r.get("label"), r["time"]) for r in records}
         for key in list(track.pending)[: max(len(track.pending) - MAX_PENDING, 0)]:
             del track.pending[key]
         while records:
@@ -157,7 +159,8 @@ class Watch:
         for version, reference in self._references.items():
             track = self.state.tracks.get(version)
             if track and key in track.pending and performance.valid(reference.task, reference.labels, outcome):
-                track.matured.append(Matured(*track.pending.pop(key), outcome))
+                score, label, moment = track.pending.pop(key)
+                track.matured.append(Matured(score, label, outcome, moment))
                 track.matured_span = ((track.matured_span or (key,))[0], key)
                 self.state.counters["outcomes"] += 1
                 self._finish_outcomes(version, reference, track)
@@ -179,9 +182,10 @@ class Watch:
         severity, cause = judge(shifts, prediction, self._drift)
         return DriftReport(
             use_case=self.use_case, version=version, window=self._number(version), num_decisions=window.num_rows,
-            started_at=window.started_at, ended_at=window.ended_at, decisions=(window.first, window.last),
-            features={name: shift.excess for name, shift in shifts.items()}, prediction=prediction.excess,
-            severity=severity, cause=cause,
+            num_requests=window.num_requests, started_at=window.started_at, ended_at=window.ended_at,
+            decisions=(window.first, window.last),
+            features={name: max(shift.excess, 0.0) for name, shift in shifts.items()},
+            prediction=max(prediction.excess, 0.0), severity=severity, cause=cause,
         )  # fmt: skip
 
     def _outcome_report(
@@ -198,8 +202,8 @@ class Watch:
         now, span = self._clock(), track.matured_span or ("", "")
         return DriftReport(
             use_case=self.use_case, version=version, window=self._number(version), num_decisions=len(track.matured),
-            started_at=now, ended_at=now, decisions=span, features={}, prediction=0.0,
-            performance=measured, severity=severity, cause=cause,
+            num_requests=len({row.moment for row in track.matured}), started_at=now, ended_at=now, decisions=span,
+            features={}, prediction=0.0, performance=measured, severity=severity, cause=cause,
         )  # fmt: skip
 
     def _number(self, version: int) -> int:
@@ -231,7 +235,8 @@ class Watch:
             _log.warning("The job of an earlier retrain order of %s died; the order is closed.", self.use_case)
         self.last_action = decide(history, self._ledger.orders(self.use_case), self._clock(), self._drift)
         if isinstance(self.last_action, Retrain):
-            evidence = {**self.last_action.evidence, "ordered_by": self._key}
+            sequence = self._release.sequence if self._release else 0
+            evidence = {**self.last_action.evidence, "ordered_by": self._key, "release": sequence}
             order = self._ledger.open_order(self.use_case, self.last_action.reason, evidence, self._clock())
             if order:
                 self._submit(order)

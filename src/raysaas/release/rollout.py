@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from raysaas.errors import InputError, NotFound, Terminal
+from raysaas.errors import InputError, NotFound, Terminal, Unavailable
 from raysaas.records import Arm, Release
 from raysaas.stores.ledger import Ledger
 
@@ -18,8 +18,12 @@ Apply = Callable[[Release], None]
 
 def promote(
     ledger: Ledger, use_case: str, candidate: Arm, apply: Apply, *, actor: str, reason: str, now: datetime,
+    since: int | None = None,
 ) -> Release:  # fmt: skip
     """Make ``candidate`` the champion; challenger and shadow leave.
+
+    An automatic release says the sequence ``since`` which its work began (0: none yet). Somebody who released meanwhile
+    knew better: that release stays, and is returned.
 
     Promoting the version that answers alone already records nothing and only applies it again. Raises ``Unavailable``
     when somebody else released at the same time, and whatever ``apply`` raises; after a ``Terminal`` error the previous
@@ -29,7 +33,16 @@ def promote(
     release = Release(
         use_case=use_case, sequence=_next(current), champion=candidate, actor=actor, reason=reason, at=now
     )
-    return _change(ledger, current, release, apply)
+    moved = current is not None and current.sequence != since and _arms(current) != _arms(release)
+    if current is not None and since is not None and moved:
+        return current
+    try:
+        return _change(ledger, current, release, apply)
+    except Unavailable:
+        newest = ledger.release(use_case)
+        if since is None or newest is None or newest in (current, release):
+            raise
+        return newest
 
 
 def rollback(

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from raysaas.models import bundle
 from raysaas.models.fields import Columns
+from raysaas.records import Family
 from raysaas.settings import Settings
 from raysaas.training import evaluate
 from raysaas.training.arrays import Target, columns, kinds, part
@@ -39,8 +40,10 @@ class Judge:
         """The gate's verdict on ``candidate``; ``champion`` is the bundle that answers now."""
         refused = [leak.feature for leak in self.leaks if leak.feature not in self._settings.use_case.allow_leaks]
         against = self.measure(champion) if champion else None
-        policy = self._settings.release
-        return evaluate.gate(self._task, candidate.metrics, candidate.baseline, against, refused, policy)
+        return evaluate.gate(
+            self._task, candidate.metrics, candidate.baseline, against, refused, self._settings.release,
+            is_baseline=candidate.family is Family.linear,
+        )  # fmt: skip
 
     def measure(self, path: Path) -> dict[str, float]:
         """Metrics of an older bundle on these held-back rows; features that are gone count as missing."""
