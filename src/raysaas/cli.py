@@ -22,6 +22,7 @@ from raysaas.errors import ConfigError, InputError
 from raysaas.settings import Settings
 
 JOBS = {
+    "simulate": "the files of a simulated SaaS, under data_dir",
     "ingest": "files into the use case's Iceberg tables",
     "materialize": "the point-in-time training set and the online rows",
     "train": "every model family, registered and judged",

@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shlex
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +37,13 @@ log = logging.getLogger("raysaas")
 # --- data
 
 
+def simulate(settings: Settings) -> dict[str, Any]:
+    """Write the files of the use case's simulated SaaS under ``data_dir``, drawn by Ray Data tasks."""
+    from raysaas.ingest.simulate import into_data_dir
+
+    return {"use_case": settings.use_case.name, "rows": into_data_dir(settings)}
+
+
 def ingest(settings: Settings) -> dict[str, Any]:
     """Read every source of the use case into its Iceberg table; refused rows go to quarantine."""
     from raysaas.ingest.pipeline import ingest as ingest_source
@@ -45,9 +51,8 @@ def ingest(settings: Settings) -> dict[str, Any]:
 
     tables, now = Tables(settings.storage), datetime.now(UTC)
     snapshots = {name: ingest_source(settings, name, tables, now) for name in settings.use_case.sources}
-    total = {
-        key: sum(getattr(s, f"num_{key}") for s in snapshots.values()) for key in ("read", "accepted", "quarantined")
-    }
+    counts = ("read", "accepted", "quarantined")
+    total = {key: sum(getattr(s, f"num_{key}") for s in snapshots.values()) for key in counts}
     return {"use_case": settings.use_case.name, "rows": total, "sources": {k: _plain(s) for k, s in snapshots.items()}}
 
 
@@ -100,8 +105,8 @@ def federate(settings: Settings) -> dict[str, Any]:
 
     def averaged(table: "pa.Table", out: Path, judge: "Judge") -> tuple[Sequence["Fitted"], dict[str, Any]]:
         known = runs.prepare(settings, table)
-        target = known.target
-        problem = Problem(encoder=known.encoder, labels=target.labels, target=(target.mean, target.std))
+        scale = (known.target.mean, known.target.std)
+        problem = Problem(encoder=known.encoder, labels=known.target.labels, target=scale)
         made = over_nodes(settings, table, out, problem=problem, measure=judge.measure, baseline=known.baseline)
         return [made], {"rounds": made.rounds, "sites": made.sites, "timings": made.timings}
 
@@ -135,11 +140,9 @@ def _train(settings: Settings, fit: Fit) -> dict[str, Any]:
 def _scratch(settings: Settings) -> Iterator[Path]:
     home = Path(settings.storage.home) / "scratch"
     home.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(dir=home, prefix=f"{settings.use_case.name}-"))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+    prefix = f"{settings.use_case.name}-"
+    with tempfile.TemporaryDirectory(dir=home, prefix=prefix, ignore_cleanup_errors=True) as path:
+        yield Path(path)
 
 
 def _admit(settings: Settings, candidate: "Fitted", training: TrainingSet, judge: "Judge") -> ModelVersion:
@@ -268,7 +271,7 @@ def watch(settings: Settings) -> dict[str, Any]:
 
 
 def ship(settings: Settings, *, wait: bool = False) -> dict[str, int]:
-    """Move closed decision and outcome segments to Iceberg, each exactly once.
+    """Move closed journal segments to Iceberg, each exactly once.
 
     With ``wait`` those that are open now too: their writers close them when they are ``serve.segment_age_s`` old.
     """
@@ -277,7 +280,7 @@ def ship(settings: Settings, *, wait: bool = False) -> dict[str, int]:
 
     root, name, tables = Path(settings.storage.journal or ""), settings.use_case.name, Tables(settings.storage)
     shipped = {}
-    for kind in ("outcomes", "decisions"):  # in this order an outcome's decision is there too
+    for kind in ("outcomes", "shadows", "decisions"):  # in this order an outcome's decision is there too
         if wait and not journal.await_closed(root, name, kind, settings.serve.segment_age_s + 10):
             log.warning("The newest %s of %s are still being written: they are not part of this.", kind, name)
         shipped[kind] = journal.ship(root, name, kind, tables)
@@ -377,6 +380,7 @@ def pipeline(settings: Settings) -> dict[str, Any]:
 
 
 JOBS = {
+    "simulate": simulate,
     "ingest": ingest,
     "materialize": materialize,
     "train": train,

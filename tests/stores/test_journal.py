@@ -119,6 +119,16 @@ def test_ship_takes_closed_segments_once(tmp_path, tables):
     journal.close()
 
 
+def test_shadow_scores_are_shipped_too(tmp_path, tables):
+    journal = Journal(tmp_path, "shop", "shadows")
+    score = {"use_case": "shop", "tenant": "acme", "version": 2, "score": 0.25, "label": "No"}
+    journal.append([{"decision_id": "d0", "time": "2026-01-01T00:00:00+00:00", **score}])
+    journal.close()
+    assert ship(tmp_path, "shop", "shadows", tables) == 1
+    (row,) = tables.read("log.shadows").to_pylist()
+    assert (row["decision_id"], row["version"], row["score"]) == ("d0", 2, 0.25)
+
+
 def test_await_closed_returns_when_those_that_were_open_are_closed_or_their_writer_is_dead(tmp_path, tables):
     journal = Journal(tmp_path, "shop", "decisions", segment_age_s=0.5)
     journal.append([record(0)])

@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from raysaas.errors import ConfigError
 from raysaas.ingest.population import HISTORY_WEEKS, SHARD, Bools, Floats, Ints, Shard, Week
+from raysaas.settings import Settings
 from raysaas.use_case import Simulation
 
 SHARDS_PER_PART = 8
@@ -231,17 +233,20 @@ def simulate_distributed(
 
     num_shards = -(-spec.accounts // SHARD)
     num_parts = -(-num_shards // SHARDS_PER_PART)
-    part = partial(
-        _write_part,
-        spec=spec,
-        out_dir=Path(out_dir).resolve(),
-        seed=seed,
-        num_shards=num_shards,
-        since=since,
-        upto=upto,
-    )
-    counts = ray.data.range(num_parts, override_num_blocks=num_parts).map(part)
-    return {source: int(counts.sum(source)) for source in SOURCES}
+    out = Path(out_dir).resolve()
+    part = partial(_write_part, spec=spec, out_dir=out, seed=seed, num_shards=num_shards, since=since, upto=upto)
+    counts = ray.data.range(num_parts, override_num_blocks=num_parts).map(part).take_all()
+    return {source: sum(int(count[source]) for count in counts) for source in SOURCES}
+
+
+def into_data_dir(settings: Settings) -> dict[str, int]:
+    """``simulate_distributed`` of the use case to where its sources look for files. Raises ConfigError."""
+    use_case = settings.use_case
+    if use_case.simulate is None:
+        raise ConfigError(f"use_case {use_case.name} has no `simulate`: nothing says what its rows look like.")
+    if settings.data_dir is None:
+        raise ConfigError("Simulated files are written under data_dir: set data_dir=FOLDER.")
+    return simulate_distributed(use_case.simulate, Path(settings.data_dir) / use_case.name, settings.seed)
 
 
 def _write_part(
