@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,9 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion as StoredVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SADeprecationWarning
 
+warnings.filterwarnings("ignore", category=SADeprecationWarning)  # MLflow switches all warnings of its own kind on
 logging.getLogger("alembic").setLevel(logging.WARNING)
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
