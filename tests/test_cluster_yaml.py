@@ -16,7 +16,9 @@ def config() -> dict:
 def test_ray_accepts_it(config: dict) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    validate_config(prepare_config(config))
+    prepared = prepare_config(config)
+    validate_config(prepared)  # raises what the next test expects of a typo
+    assert prepared["available_node_types"].keys() == config["available_node_types"].keys()
 
 
 def test_ray_refuses_a_typo(config: dict) -> None:

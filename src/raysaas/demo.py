@@ -195,12 +195,17 @@ class _Story:
             if self.settings.use_case.simulate:
                 self._arrive(replayer, say)
             else:
-                replayer.rows(plant(_held_back(self.settings), self.settings.use_case.change))
+                replayer.rows(self._after_the_calm())
             orders = self._wait(lambda: self.ledger.orders(self.name), bool, _ORDER_S)
             newest = self._drifted()
             self.facts["drift"] |= newest
             say(f"drift monitor: {newest['severity']}, cause {', '.join(newest['cause'][:3])}")
             say(f"ordered: {orders[0].reason}" if orders else "no retraining was ordered")
+
+    def _after_the_calm(self) -> pa.Table:
+        """The same rows, changed; or of a real stream, which changes by itself, those that come next."""
+        rows, change = _held_back(self.settings), self.settings.use_case.change
+        return plant(rows, change) if change.what else rows.slice(self.settings.drift.window * _WINDOWS)
 
     def _arrive(self, replayer: Replayer, say: Callable[[str], None]) -> None:
         """Later months of the simulation land; features follow, and requests come by entity."""

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 import sysconfig
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.cluster.wheels import unpacked_wheel
 
 from raysaas.models import bundle, network, steps
 from raysaas.models.encode import Encoder
@@ -38,14 +38,7 @@ print(json.dumps([decision.score, decision.label]))
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unpacked wheel."""
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(EDGE)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    (built,) = out.glob("*.whl")
-    with zipfile.ZipFile(built) as archive:
-        archive.extractall(out / "unpacked")
-    return out / "unpacked"
+    return unpacked_wheel(EDGE, tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_what_is_shared_and_no_more(wheel: Path) -> None:

@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cluster.wheels import unpacked_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = {"src/raysaas": "raysaas", "edge/src/raysaas_edge": "raysaas_edge", "conf": "raysaas/conf"}
@@ -28,14 +28,7 @@ Done = subprocess.CompletedProcess[str]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this checkout, unpacked."""
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(out), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    (built,) = out.glob("*.whl")
-    with zipfile.ZipFile(built) as archive:
-        archive.extractall(out / "unpacked")
-    return out / "unpacked"
+    return unpacked_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ a release sequence is unique, and at most one retrain order per use case is open
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from raysaas.errors import NotFound, Unavailable
 from raysaas.records import Arm, DriftReport, OrderState, Release, RetrainOrder, Severity
@@ -190,7 +190,8 @@ class Ledger:
 
         def beat() -> None:
             while not stop.is_set():
-                self.beat_order(order_id, datetime.now(UTC))
+                with suppress(SQLAlchemyError):  # a ledger that is busy now may answer the next beat
+                    self.beat_order(order_id, datetime.now(UTC))
                 stop.wait(ORDER_BEAT_S)
 
         thread = threading.Thread(target=beat, name="order-beat", daemon=True)
@@ -211,7 +212,7 @@ class Ledger:
         before = now - timedelta(seconds=ORDER_DEAD_S)
         seen = sa.func.coalesce(_ORDERS.c.beat_at, _ORDERS.c.opened_at)
         where = (_ORDERS.c.open_for == use_case) & (seen < _naive(before))
-        result = f"the job gave no sign of life since {before.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        result = f"the job gave no sign of life for {ORDER_DEAD_S:g} s"
         values = {"state": OrderState.failed, "result": result, "closed_at": _naive(now), "open_for": None}
         with self._engine.begin() as connection:
             return connection.execute(_ORDERS.update().where(where).values(**values)).rowcount
