@@ -12,7 +12,7 @@ from raysaas import entry, lifecycle
 @hydra.main(version_base="1.3", config_path=str(entry.packaged_conf()), config_name="config")
 def main(cfg: DictConfig) -> None:
     """Compose ``conf/``, then run the verb."""
-    entry.job("ingest", lifecycle.ingest, cfg)
+    entry.job("ingest", lifecycle.ingest_or_watch, cfg)
 
 
 if __name__ == "__main__":

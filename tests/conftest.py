@@ -14,6 +14,10 @@ os.environ.update(
     RAY_AUTH_MODE="token", OMP_NUM_THREADS="1", TQDM_DISABLE="1",
 )  # fmt: skip
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+import services
+
 from raysaas import cluster, entry
 from raysaas.settings import Settings
 
@@ -79,6 +83,20 @@ def ray_cluster(platform: SimpleNamespace) -> Iterator[SimpleNamespace]:
     cluster.connect(platform.settings, {"use_case": "tests", "job": "tests"})
     yield platform
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """SQLAlchemy's URL of a real PostgreSQL server of this session."""
+    with services.postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """URL of a real Redis server of this session."""
+    with services.redis() as url:
+        yield url
 
 
 @pytest.fixture

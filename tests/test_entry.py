@@ -34,11 +34,13 @@ def test_every_use_case_composes(name: str, make_settings: Callable[..., Setting
         ("ingest.error_budget=2", r"ingest.error_budget=2.0 is not allowed: expected a share from 0 up to 1"),
         ("serve.extra_fields=maybe", "serve.extra_fields: Invalid value 'maybe', expected one of"),
         ("cluster.multi_node=true", "cannot share SQLite: set storage.catalog_url"),
+        ("storage.online_url=mysql://me:secret@db", "storage.online_url='mysql://...' is not allowed: expected a URL"),
         ("nonsense", "cannot be read"),
         ("use_case=", "There is no use_case named '': choose one of"),
         ("home=/dev/null/x", "home=/dev/null/x cannot be used: /dev/null is not a folder."),
         ("storage=postgres", "Environment variable 'RAYSAAS_POSTGRES_URL' not found."),
         ("+use_case.sources.a.colums=1", "'use_case.sources.a.colums': did you mean 'use_case.sources.a.columns'?"),
+        ("+use_case.sources.a.sql.tabel=1", "did you mean 'use_case.sources.a.sql.table'?"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence(override: str, sentence: str, make_settings: Callable[..., Settings]) -> None:

@@ -1,23 +1,20 @@
-"""The ``raysaas`` command: up down demo init run submit status predict key rollback promote why.
+"""The ``raysaas`` command: up down demo init run submit status predict key rollback promote why data lineage.
 
 Settings are given as Hydra overrides (``a.b=c``). Every command takes ``--json`` (one object on stdout, all else on
 stderr) and ``--debug`` (trace-backs). Exit codes: 0 done, 65 the input or config is wrong, 75 try again later, 1 a bug.
 """
 
-import difflib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import wraps
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
-import yaml
 
-from raysaas import entry
+from raysaas import cli_data, entry
+from raysaas.commands import OUTPUT, SETTINGS, Commands, Output, Result, command, nearest, overrides_argument
 from raysaas.errors import ConfigError, InputError
 from raysaas.settings import Settings
 
@@ -33,86 +30,6 @@ JOBS = {
     "retrain": "carry out the open retrain order",
     "pipeline": "ingest, materialize, train and deploy",
 }
-Result = Mapping[str, Any] | None
-
-
-@contextmanager
-def _stdout_for_result() -> Iterator[Callable[[str], None]]:
-    """Point file descriptor 1 at stderr, so that no library can spoil the result; yields the real writer."""
-    sys.stdout.flush()
-    real = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        yield lambda text: _write(real, text)
-    finally:
-        sys.stdout.flush()
-        os.dup2(real, 1)
-        os.close(real)
-
-
-def _write(descriptor: int, text: str) -> None:
-    data = text.encode()
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-class Output(NamedTuple):
-    """Where a command that shows something before its end writes it."""
-
-    write: Callable[[str], None]
-    as_json: bool
-
-
-_OUTPUT = "raysaas.output"
-
-
-def command(function: Callable[..., Result]) -> Callable[..., None]:
-    """Give a command ``--json`` and ``--debug``, exit codes, and print what it returns."""
-
-    @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, everything else on stderr.")
-    @click.option("--debug", is_flag=True, help="Show trace-backs and worker logs.")
-    @wraps(function)
-    def run(*args: Any, as_json: bool, debug: bool, **kwargs: Any) -> None:
-        if debug:
-            os.environ["RAYSAAS_DEBUG"] = "1"
-        entry.setup_logging()
-        with entry.exit_codes(debug), _stdout_for_result() as write:
-            click.get_current_context().meta[_OUTPUT] = Output(write, as_json)
-            result = function(*args, **kwargs)
-            if result is not None:
-                text = json.dumps(result, default=str) if as_json else _readable(result)
-                write(text.rstrip() + "\n")
-
-    return run
-
-
-def _readable(result: Mapping[str, Any]) -> str:
-    shown = json.loads(json.dumps({k: v for k, v in result.items() if v not in (None, [], {}, "")}, default=str))
-    return str(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120))
-
-
-overrides_argument = click.argument("overrides", nargs=-1)
-_SETTINGS = "OVERRIDES are settings, for example: use_case=telco_churn home=var serve.port=0 train.epochs=5"
-
-
-# A mistyped command is wrong input like any other.
-click.UsageError.exit_code = 65
-
-
-class Commands(click.Group):
-    """A group that names the nearest command, and says in each one's help what overrides are."""
-
-    def command(self, *args: Any, **kwargs: Any) -> Any:
-        """As click's, with the epilog."""
-        return super().command(*args, **{"epilog": _SETTINGS, **kwargs})
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's; an unknown command is answered with the nearest one."""
-        if self.get_command(ctx, args[0]) is None:
-            raise click.UsageError(f"There is no command {args[0]!r}{_nearest(args[0], self.commands)}", ctx)
-        return super().resolve_command(ctx, args)
 
 
 class JobName(click.ParamType):
@@ -123,17 +40,12 @@ class JobName(click.ParamType):
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name, or a usage error that names the nearest one."""
         if value not in JOBS:
-            self.fail(f"There is no job {value!r}{_nearest(value, JOBS)}", param, ctx)
+            self.fail(f"There is no job {value!r}{nearest(value, JOBS)}", param, ctx)
         return value
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f": did you mean {close[0]!r}?" if close else f": choose one of {', '.join(known)}."
-
-
 def _job_list() -> str:
-    return "\b\n" + "\n".join(f"{name:<12} {what}" for name, what in JOBS.items()) + f"\n\n{_SETTINGS}"
+    return "\b\n" + "\n".join(f"{name:<12} {what}" for name, what in JOBS.items()) + f"\n\n{SETTINGS}"
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -183,7 +95,7 @@ def demo(overrides: tuple[str, ...], keep: bool | None) -> Result:
     """Run the whole path on one use case and show what happened."""
     from raysaas.demo import run as run_demo
 
-    output: Output = click.get_current_context().meta[_OUTPUT]
+    output: Output = click.get_current_context().meta[OUTPUT]
     show = sys.stderr.write if output.as_json else output.write
     told = run_demo(entry.compose(list(overrides)), show, keep=keep)
     return told if output.as_json else None
@@ -358,6 +270,9 @@ def why(decision_id: str, overrides: tuple[str, ...]) -> Result:
 
     return overview.why(entry.compose(list(overrides)), decision_id)
 
+
+main.add_command(cli_data.data)
+main.add_command(cli_data.lineage)
 
 if __name__ == "__main__":
     main()

@@ -36,6 +36,10 @@ class Client:
         """Send what really happened: ``decision_id``, ``label``, optionally ``observed_at``."""
         return self._call("POST", f"/{use_case}/feedback", {"outcomes": list(outcomes)})
 
+    def events(self, use_case: str, source: str, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Send rows of ``source`` as they happen; when this returns none of them can be lost any more."""
+        return self._call("POST", f"/{use_case}/events/{source}", {"events": list(events)})
+
     def health(self, use_case: str) -> dict[str, Any]:
         """The application's state, which needs no key."""
         return self._call("GET", f"/{use_case}/health")

@@ -60,7 +60,8 @@ def _check_sources(settings: Settings) -> None:
     from raysaas.ingest.sources import discover
 
     for source in settings.use_case.sources.values():
-        discover(source, settings.data_dir)
+        if source.path:
+            discover(source, settings.data_dir)
 
 
 def _in_own_home(settings: Settings, root: Path) -> Settings:
@@ -212,7 +213,7 @@ class _Story:
         say(_counts(_simulate(self.settings, since=_change_day(self.settings))))
         lifecycle.ingest(self.settings)
         lifecycle.materialize(self.settings)
-        online = OnlineStore(str(self.settings.storage.online_path))
+        online = OnlineStore(str(self.settings.storage.online_url))
         pairs = online.keys(online_views(self.settings.use_case)[0])
         wanted = self.settings.drift.window * (_WINDOWS + 1)
         replayer.entities(pairs[: max(wanted, 1)])

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 from hydra import compose as hydra_compose
@@ -105,6 +106,8 @@ def _unknown_key(path: str) -> str:
             rest = path.split(".")[len(walked) + 1 :]
             return f"There is no setting {path!r}{_nearest(key, list(fields), walked, rest)}"
         kind = fields[key] if fields else (get_args(kind) or (None,))[-1]
+        if isinstance(kind, UnionType):
+            kind = next((one for one in get_args(kind) if is_dataclass(one)), kind)
         walked.append(key)
     return f"There is no setting {path!r}."
 

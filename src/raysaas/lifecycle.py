@@ -9,9 +9,8 @@ import logging
 import os
 import shlex
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -19,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysaas import cluster
+from raysaas.admission import admit
 from raysaas.errors import NotFound
-from raysaas.records import Arm, ModelVersion, OrderState, Release, RetrainOrder, TrainingSet
+from raysaas.lineage.runs import emits
+from raysaas.records import Arm, ModelVersion, OrderState, Release, RetrainOrder, Snapshot, TrainingSet, plain
 from raysaas.settings import Settings
 from raysaas.stores.ledger import Ledger
 
@@ -44,18 +45,45 @@ def simulate(settings: Settings) -> dict[str, Any]:
     return {"use_case": settings.use_case.name, "rows": into_data_dir(settings)}
 
 
+@emits("ingest")
 def ingest(settings: Settings) -> dict[str, Any]:
     """Read every source of the use case into its Iceberg table; refused rows go to quarantine."""
+    from raysaas.ingest.ordering import reading_order
     from raysaas.ingest.pipeline import ingest as ingest_source
     from raysaas.stores.tables import Tables
 
     tables, now = Tables(settings.storage), datetime.now(UTC)
-    snapshots = {name: ingest_source(settings, name, tables, now) for name in settings.use_case.sources}
-    counts = ("read", "accepted", "quarantined")
-    total = {key: sum(getattr(s, f"num_{key}") for s in snapshots.values()) for key in counts}
-    return {"use_case": settings.use_case.name, "rows": total, "sources": {k: _plain(s) for k, s in snapshots.items()}}
+    order = reading_order(settings.use_case.sources)
+    return _taken(settings, {name: [ingest_source(settings, name, tables, now)] for name in order})
 
 
+def ingest_or_watch(settings: Settings) -> dict[str, Any]:
+    """The job: :func:`ingest` once, or with ``ingest.every_s`` again and again until it is stopped."""
+    from raysaas.ingest.watching import watch as watch_sources
+    from raysaas.stores.tables import Tables
+
+    if settings.ingest.every_s is None:
+        return ingest(settings)
+    watch_sources(settings, Tables(settings.storage), partial(emits("ingest")(_taken), settings))
+    return {"use_case": settings.use_case.name}
+
+
+def _taken(settings: Settings, snapshots: Mapping[str, Sequence[Snapshot]]) -> dict[str, Any]:
+    """What a round of ingest took; with ``features.on_arrival`` whoever came in is brought up to date online."""
+    from raysaas.stores.tables import Tables
+
+    new = [one for several in snapshots.values() for one in several]
+    total = {key: sum(getattr(one, f"num_{key}") for one in new) for key in ("read", "accepted", "quarantined")}
+    sources = {name: plain(several[-1]) for name, several in snapshots.items()}
+    result: dict[str, Any] = {"use_case": settings.use_case.name, "rows": total, "sources": sources}
+    if settings.features.on_arrival:
+        from raysaas.features.arrival import arrived
+
+        result["refreshed"] = arrived(settings, Tables(settings.storage), new)
+    return result
+
+
+@emits("materialize")
 def materialize(settings: Settings) -> dict[str, Any]:
     """Build the point-in-time training set and bring the online rows up to date."""
     from raysaas.features import build
@@ -64,28 +92,29 @@ def materialize(settings: Settings) -> dict[str, Any]:
     tables, now = Tables(settings.storage), datetime.now(UTC)
     entities = build.materialize(settings, tables, now)
     training, _ = _training_set(settings)
-    return {"use_case": settings.use_case.name, "entities": entities, "training_set": _plain(training)}
+    return {"use_case": settings.use_case.name, "entities": entities, "training_set": plain(training)}
 
 
+@emits("training_set")
 def _training_set(settings: Settings) -> tuple[TrainingSet, "pa.Table"]:
     from raysaas.features.pinned import pinned
     from raysaas.stores.tables import Tables
 
-    as_of = datetime.fromisoformat(settings.train.as_of).replace(tzinfo=UTC) if settings.train.as_of else None
-    ledger = Ledger(settings.storage.ledger_url or "")
-    return pinned(settings, Tables(settings.storage), ledger, as_of=as_of, now=datetime.now(UTC))
+    return pinned(settings, Tables(settings.storage), Ledger(settings.storage.ledger_url or ""), now=datetime.now(UTC))
 
 
 # --- models
 
 
+@emits("train")
 def train(settings: Settings) -> dict[str, Any]:
     """Fit every family of ``model.families``, register each version and let the gate judge it."""
     from raysaas.training.trainer import fit
 
-    return _train(settings, lambda table, out, _: (fit(settings, table, out), {}))
+    return admit(settings, *_training_set(settings), lambda table, out, _: (fit(settings, table, out), {}))
 
 
+@emits("sweep")
 def sweep(settings: Settings) -> dict[str, Any]:
     """Search the network's shape with Ray Tune and put the best trial before the gate."""
     from raysaas.training import sweep as search
@@ -94,9 +123,10 @@ def sweep(settings: Settings) -> dict[str, Any]:
         candidate, trials = search.sweep(settings, table, out)
         return [candidate], {"trials": trials}
 
-    return _train(settings, best)
+    return admit(settings, *_training_set(settings), best)
 
 
+@emits("federate")
 def federate(settings: Settings) -> dict[str, Any]:
     """Train over edge nodes with Flower and put the result before the gate."""
     from raysaas.federation.job import Problem
@@ -110,69 +140,7 @@ def federate(settings: Settings) -> dict[str, Any]:
         made = over_nodes(settings, table, out, problem=problem, measure=judge.measure, baseline=known.baseline)
         return [made], {"rounds": made.rounds, "sites": made.sites, "timings": made.timings}
 
-    return _train(settings, averaged)
-
-
-Fit = Callable[["pa.Table", Path, "Judge"], tuple[Sequence["Fitted"], dict[str, Any]]]
-
-
-def _train(settings: Settings, fit: Fit) -> dict[str, Any]:
-    """Training set -> candidates -> registry and gate; the result names every version and the champion."""
-    from raysaas.stores.registry import Registry
-    from raysaas.training.judging import Judge
-
-    training, table = _training_set(settings)
-    judge = Judge(settings, table)
-    with _scratch(settings) as out:
-        candidates, more = fit(table, out, judge)
-        versions = [_admit(settings, candidate, training, judge) for candidate in candidates]
-    champion = Registry(settings.storage).champion(settings.use_case.name)
-    return {
-        "use_case": settings.use_case.name,
-        "versions": [_plain(version) for version in versions],
-        "champion": _plain(champion) if champion else None,
-        "warnings": [*training.warnings, *judge.warnings],
-        **more,
-    }
-
-
-@contextmanager
-def _scratch(settings: Settings) -> Iterator[Path]:
-    home = Path(settings.storage.home) / "scratch"
-    home.mkdir(parents=True, exist_ok=True)
-    prefix = f"{settings.use_case.name}-"
-    with tempfile.TemporaryDirectory(dir=home, prefix=prefix, ignore_cleanup_errors=True) as path:
-        yield Path(path)
-
-
-def _admit(settings: Settings, candidate: "Fitted", training: TrainingSet, judge: "Judge") -> ModelVersion:
-    """Register a candidate, record the gate's verdict, and tag the snapshots behind it."""
-    from raysaas.stores.registry import Registry
-    from raysaas.stores.tables import Tables
-
-    registry, name = Registry(settings.storage), settings.use_case.name
-    champion = registry.champion(name)
-    verdict = judge.verdict(candidate, Path(champion.uri) if champion else None)
-    version = registry.register(
-        name, candidate.path, digest=candidate.digest, family=candidate.family, metrics=candidate.metrics,
-        baseline=candidate.baseline, tags=_lineage(training),
-    )  # fmt: skip
-    registry.judge(name, version.version, released=verdict.released, reason=verdict.reason)
-    tables = Tables(settings.storage)
-    for source, snapshot in training.snapshots.items():
-        tables.tag(source, snapshot, f"{name}-v{version.version}")
-    log.info("%s v%d (%s): %s", name, version.version, version.family, verdict.reason)
-    return registry.version(name, version.version)
-
-
-def _lineage(training: TrainingSet) -> dict[str, str]:
-    return {
-        "training_table": training.table,
-        "training_snapshot": str(training.snapshot_id),
-        "training_content": training.content_hash,
-        "source_snapshots": json.dumps(dict(training.snapshots)),
-        "feature_service": f"{training.feature_service}@{training.feature_service_hash}",
-    }
+    return admit(settings, *_training_set(settings), averaged)
 
 
 # --- release
@@ -191,17 +159,18 @@ def deploy(settings: Settings) -> dict[str, Any]:
     release = promote(settings, champion, actor="deploy", reason=champion.reason)
     return {
         "use_case": release.use_case,
-        "release": _plain(release),
+        "release": plain(release),
         "url": f"{cluster.head(settings).url}/{release.use_case}",
     }
 
 
+@emits("deploy")
 def promote(settings: Settings, version: ModelVersion, *, actor: str, reason: str, since: int | None = None) -> Release:
     """Make a version the champion that answers, recorded before it is switched; ``since`` as in ``rollout.promote``."""
     from raysaas.release import rollout
 
     ledger, name = Ledger(settings.storage.ledger_url or ""), settings.use_case.name
-    arm = Arm(version=version.version, uri=version.uri, digest=version.digest)
+    arm = Arm(version=version.version, uri=version.uri, digest=version.digest, features=version.features)
     return rollout.promote(
         ledger, name, arm, partial(_apply, settings), actor=actor, reason=reason, now=datetime.now(UTC), since=since
     )
@@ -220,6 +189,7 @@ def promote_version(settings: Settings, version: int, actor: str, reason: str) -
     return release
 
 
+@emits("rollback")
 def rollback(settings: Settings, *, actor: str, reason: str) -> Release:
     """Return to the champion before the present one."""
     from raysaas.release import rollout
@@ -238,7 +208,10 @@ def _apply(settings: Settings, release: Release) -> None:
     from raysaas.serving.deployment import apply_release
 
     head = cluster.head(settings)
-    _saved(settings).write_text(json.dumps(asdict(settings)))
+    body = asdict(settings)
+    body["train"]["as_of"] = None  # the retraining jobs it orders take the newest data
+    with open(_saved(settings), "w", opener=partial(os.open, mode=0o600)) as file:  # a source's URL may hold a password
+        json.dump(body, file)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     apply_release(settings, release, "raysaas.lifecycle:application", dashboard_url=head.dashboard_url, port=head.port)
 
@@ -261,15 +234,21 @@ def application(args: Mapping[str, Any]) -> "serve.Application":
 
 
 def watch(settings: Settings) -> dict[str, Any]:
-    """Ship closed journals to Iceberg and render the newest drift report for people."""
+    """Ship closed journals to Iceberg, render the drift report, compare served features with the stored ones."""
     from raysaas.drift import report
+    from raysaas.features.skew import publish_rate, skew
+    from raysaas.stores.tables import Tables
 
     shipped = ship(settings)
     ledger, name = Ledger(settings.storage.ledger_url or ""), settings.use_case.name
     html = report.render(settings, ledger)
-    return {"use_case": name, "shipped": shipped, "html": html, "drift": [_plain(r) for r in ledger.drift(name, 10)]}
+    differing = skew(settings, Tables(settings.storage))
+    publish_rate(name, differing.rate)
+    drift = [plain(one) for one in ledger.drift(name, 10)]
+    return {"use_case": name, "shipped": shipped, "html": html, "skew": differing.summary(), "drift": drift}
 
 
+@emits("ship")
 def ship(settings: Settings, *, wait: bool = False) -> dict[str, int]:
     """Move closed journal segments to Iceberg, each exactly once.
 
@@ -287,6 +266,7 @@ def ship(settings: Settings, *, wait: bool = False) -> dict[str, int]:
     return shipped
 
 
+@emits("retrain")
 def retrain(settings: Settings) -> dict[str, Any]:
     """Carry out the open retrain order: newest data, new versions, the gate, and a release if one proves better.
 
@@ -332,7 +312,7 @@ def _replaced(settings: Settings, number: int, since: int) -> dict[str, Any]:
         then = f"promote it with `raysaas promote {name} {number}`"
         outcome = f"version {number} passed the gate but was not released: {who}; {then}"
         registry.crown(name, champion)  # the gate had crowned its own choice
-    return {"outcome": outcome, "released": champion == number, "champion": _plain(registry.version(name, champion))}
+    return {"outcome": outcome, "released": champion == number, "champion": plain(registry.version(name, champion))}
 
 
 def _close(ledger: Ledger, order: RetrainOrder | None, state: OrderState, result: str) -> None:
@@ -356,6 +336,7 @@ def submit_retrain(order: RetrainOrder, storage: Mapping[str, Any]) -> None:
 # --- all of it
 
 
+@emits("pipeline")
 def pipeline(settings: Settings) -> dict[str, Any]:
     """From files to a served model: ingest, materialize, train, gate, deploy."""
     name = settings.use_case.name
@@ -381,7 +362,7 @@ def pipeline(settings: Settings) -> dict[str, Any]:
 
 JOBS = {
     "simulate": simulate,
-    "ingest": ingest,
+    "ingest": ingest_or_watch,
     "materialize": materialize,
     "train": train,
     "sweep": sweep,
@@ -391,8 +372,3 @@ JOBS = {
     "retrain": retrain,
     "pipeline": pipeline,
 }
-
-
-def _plain(record: Any) -> dict[str, Any]:
-    """A record as JSON-ready values."""
-    return dict(json.loads(json.dumps(asdict(record), default=str)))

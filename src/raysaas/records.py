@@ -5,8 +5,9 @@ A record is immutable, names its inputs by id, and is what stages exchange; wher
 All times are timezone-aware UTC.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -77,7 +78,8 @@ class Snapshot:
 class TrainingSet:
     """Point-in-time correct rows to learn from. Kept in Iceberg ``training.<use_case>``.
 
-    ``snapshots`` maps each source table to the snapshot id that was read; ``content_hash`` is equal for equal rows.
+    ``snapshots`` maps each table that was read, sources and logs, to the snapshot id; ``definitions`` holds a digest of
+    each part of the use case's conf that shaped the rows; ``content_hash`` is equal for equal rows.
     """
 
     use_case: str
@@ -90,12 +92,16 @@ class TrainingSet:
     known_at: datetime
     num_rows: int
     content_hash: str
+    definitions: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:
-    """One fitted model. Its identity is ``digest``, the SHA-256 of the bundle's manifest. Kept in MLflow."""
+    """One fitted model. Its identity is ``digest``, the SHA-256 of the bundle's manifest. Kept in MLflow.
+
+    ``features`` is the hash of the feature service that it was trained on.
+    """
 
     use_case: str
     version: int
@@ -107,15 +113,18 @@ class ModelVersion:
     training_snapshot: int
     released: bool = False
     reason: str = ""
+    features: str = ""
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One model version that a release may answer with."""
+    """One model version that a release may answer with. ``features`` is the hash of the feature service it reads."""
 
     version: int
     uri: str
     digest: str
+    features: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,3 +209,14 @@ class RetrainOrder:
     opened_at: datetime
     closed_at: datetime | None = None
     result: str = ""
+
+
+def plain(record: Any) -> dict[str, Any]:
+    """A record as JSON-ready values: times and paths become text."""
+    return dict(json.loads(json.dumps(asdict(record), default=str)))
+
+
+def restored(body: Mapping[str, Any]) -> TrainingSet:
+    """The training set that :func:`plain` made ``body`` of."""
+    times = {key: datetime.fromisoformat(body[key]) for key in ("as_of", "known_at")}
+    return TrainingSet(**{**body, **times, "warnings": tuple(body["warnings"])})

@@ -34,9 +34,16 @@ class Cluster:
     multi_node: bool = False
 
 
+_ONLINE = ("sqlite", "redis", "rediss")
+_ONLINE_TEXT = ", ".join(f"{scheme}://" for scheme in _ONLINE)
+
+
 @dataclass(kw_only=True, slots=True)
 class Storage:
-    """Where records live. Null means the embedded default under ``home``."""
+    """Where records live. Null means the embedded default under ``home``.
+
+    ``online_url`` is SQLite or Redis (``redis://``, with TLS ``rediss://``); the other URLs are SQLAlchemy's.
+    """
 
     home: str = "var"
     catalog_url: str | None = None
@@ -45,7 +52,7 @@ class Storage:
     mlflow_url: str | None = None
     artifacts: str | None = None
     journal: str | None = None
-    online_path: str | None = None
+    online_url: str | None = None
 
     def __post_init__(self) -> None:
         home = Path(self.home).expanduser().resolve()
@@ -56,33 +63,47 @@ class Storage:
         self.mlflow_url = self.mlflow_url or f"sqlite:///{home}/mlflow.db"
         self.artifacts = self.artifacts or f"{home}/artifacts"
         self.journal = self.journal or f"{home}/journal"
-        self.online_path = self.online_path or f"{home}/online.db"
+        online = self.online_url or f"{home}/online.db"
+        self.online_url = online if "://" in online else f"sqlite:///{online}"
+        scheme = self.online_url.partition("://")[0]
+        # The scheme alone: a URL may hold a password.
+        require(scheme in _ONLINE, "storage.online_url", f"{scheme}://...", f"a URL that starts with: {_ONLINE_TEXT}")
 
     def embedded(self) -> list[str]:
         """Keys that hold SQLite, which only one machine can share."""
-        urls = {"catalog_url": self.catalog_url, "ledger_url": self.ledger_url, "mlflow_url": self.mlflow_url}
+        names = ("catalog_url", "ledger_url", "mlflow_url", "online_url")
+        urls = {name: getattr(self, name) for name in names}
         return [f"storage.{key}" for key, url in urls.items() if url and url.startswith("sqlite")]
 
 
 @dataclass(kw_only=True, slots=True)
 class Ingest:
-    """How sources are read. ``error_budget`` is the share of rows that may be refused before nothing is committed."""
+    """How sources are read. ``error_budget`` is the share of rows that may be refused before nothing is committed.
+
+    With ``every_s`` the job stays and looks for new rows that often, until it is stopped.
+    """
 
     error_budget: float = 0.05
     num_blocks: int = 4
     future_tolerance_s: int = 86_400
+    every_s: float | None = None
 
     def __post_init__(self) -> None:
         require(0 <= self.error_budget < 1, "ingest.error_budget", self.error_budget, "a share from 0 up to 1")
         require(self.num_blocks > 0, "ingest.num_blocks", self.num_blocks, "a positive number")
+        require(self.every_s is None or self.every_s > 0, "ingest.every_s", self.every_s, "seconds above 0, or null")
 
 
 @dataclass(kw_only=True, slots=True)
 class Features:
-    """How features are built. ``partitions`` is the fan-out of joins by hash of the entity key."""
+    """How features are built. ``partitions`` is the fan-out of joins by hash of the entity key.
+
+    With ``on_arrival`` a job that ingests brings the online rows of the entities it saw up to date at once.
+    """
 
     partitions: int = 2
-    rows_per_partition: int = 250_000
+    rows_per_partition: int = 2_000_000
+    on_arrival: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -109,7 +130,9 @@ class Model:
 
 @dataclass(kw_only=True, slots=True)
 class Train:
-    """One Ray Train run. ``as_of`` (ISO time) rebuilds the training set as it was known then."""
+    """One Ray Train run. ``as_of`` builds an earlier training set again: that of a model version (``v3``), or what was
+    known at an ISO time.
+    """
 
     num_workers: int = 2
     cpus_per_worker: float = 0.5

@@ -1,11 +1,8 @@
 """Feast over the platform's stores, training sets end to end, and joins fanned out over a real Ray."""
 
 import math
-from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +14,8 @@ from feast import FeatureStore
 from tests.features.worlds import NOW, STAMP, day, raw, world
 
 from raysaas.errors import InputError
-from raysaas.features.asof import asof_join, window_aggregates
 from raysaas.features.build import content_hash, materialize, training_set
 from raysaas.features.definitions import ViewRows, features_table, repository
-from raysaas.features.fanout import partitioned
 from raysaas.features.views import schema_of
 from raysaas.settings import Settings, Storage
 from raysaas.stores.online import OnlineStore
@@ -121,7 +116,7 @@ def test_a_view_that_left_conf_leaves_feast_and_the_online_store(typed: tuple[Se
     materialize(settings, tables, NOW)
     feast = FeatureStore(repo_path=f"{settings.storage.home}/feast/typed")
     assert [view.name for view in feast.list_feature_views()] == ["typed__last"]
-    online = OnlineStore(str(settings.storage.online_path))
+    online = OnlineStore(str(settings.storage.online_url))
     assert (online.count("typed__row"), online.count("typed__last")) == (0, 60)
 
 
@@ -132,7 +127,7 @@ def test_online_rows_are_those_of_get_online_features(typed: tuple[Settings, Tab
     keys = [(row["tenant"], row["entity"]) for row in typed_rows()] + [("t0", "nobody")]
     asked = [{"tenant": tenant, "entity": entity} for tenant, entity in keys]
     online = feast.get_online_features(feast.get_feature_service("typed"), asked).to_dict()
-    packed = OnlineStore(str(settings.storage.online_path)).read("typed__row", keys)
+    packed = OnlineStore(str(settings.storage.online_url)).read("typed__row", keys)
     for position, values in enumerate(packed[:-1]):
         assert values is not None
         assert all(same(online[name][position], value) for name, value in values.items())
@@ -152,7 +147,7 @@ def test_feasts_own_materialize_through_the_plug_ins_writes_the_same_rows(typed:
     settings, tables = typed
     materialize(settings, tables, NOW)
     keys = [(row["tenant"], row["entity"]) for row in typed_rows()]
-    store = OnlineStore(str(settings.storage.online_path))
+    store = OnlineStore(str(settings.storage.online_url))
     ours = store.read_rows("typed__row", keys)
     store.drop("typed__row")
     FeatureStore(repo_path=f"{settings.storage.home}/feast/typed").materialize(day(-1), NOW)
@@ -174,14 +169,14 @@ def test_an_older_row_written_through_feast_changes_nothing(typed: tuple[Setting
     for moment, expected in ((day(-1), 2**62), (day(1), 9)):
         frame = pd.DataFrame({**row, "event_time": [moment], "known_at": [moment]})
         feast.write_to_online_store("typed__row", df=frame)
-        (values,) = OnlineStore(str(settings.storage.online_path)).read("typed__row", [("t0", "e0")])
+        (values,) = OnlineStore(str(settings.storage.online_url)).read("typed__row", [("t0", "e0")])
         assert values is not None
         assert values["integer"] == expected
 
 
 def test_get_historical_features_honours_ttl_known_at_and_duplicates(tmp_path: Path) -> None:
     case = UseCase(
-        name="hist", sources={"log": Source(time="at", columns={"y": Column()})},
+        name="hist", sources={"log": Source(time="at", columns={"y": Column(), "x": Column()})},
         examples=Examples(source="log", label="y"), views={"v": View(source="log", columns=["x"], ttl_days=5)},
     )  # fmt: skip
     settings, tables = world(tmp_path / "var", case)
@@ -203,7 +198,7 @@ def test_get_historical_features_honours_ttl_known_at_and_duplicates(tmp_path: P
     assert plain["entity"].tolist() == frame["entity"].tolist()
     assert plain["x"].fillna(-1).tolist() == [2, -1, 2, 2, -1, -1]
     assert known["x"].fillna(-1).tolist() == [1, -1, 1, 1, -1, -1]
-    with pytest.raises(InputError, match="entity_df is str"):
+    with pytest.raises(InputError, match="entity_df is a query"):
         feast.get_historical_features("SELECT 1", ["hist__v:x"])
 
 
@@ -248,33 +243,9 @@ def test_cuts_see_only_what_was_known_by_the_cut(tmp_path: Path) -> None:
         ahead = [o for o in own if cut < day(o["at"]) <= cut + timedelta(days=10)]
         assert row["label"] == ("1" if ahead else "0")
     assert materialize(settings, tables, NOW) == 40
-    (values,) = OnlineStore(str(settings.storage.online_path)).read_many(["cuts__o", "cuts__p"], [("t", "e3")])
+    (values,) = OnlineStore(str(settings.storage.online_url)).read_many(["cuts__o", "cuts__p"], [("t", "e3")])
     assert values is not None
     assert set(values) == {"count_10d", "sum_amount_10d", "plan"}
-
-
-def keyed(size: int, seed: int, **columns: Any) -> pa.Table:
-    generator = np.random.default_rng(seed)
-    times = pa.array(generator.integers(0, 10**9, size), STAMP)
-    names = {"tenant": generator.choice(["t", "u"], size), "entity": generator.integers(0, 50, size).astype(str)}
-    return pa.table({**names, "event_time": times, **columns})
-
-
-def test_a_fanned_out_join_equals_the_one_in_process(ray_cluster: SimpleNamespace) -> None:
-    asks, rows = keyed(500, 1), keyed(3000, 2, x=np.random.default_rng(3).random(3000))
-    windows = [timedelta(seconds=100), timedelta(seconds=400)]
-    joins: list[Callable[[pa.Table, pa.Table], pa.Table]] = [
-        partial(asof_join, keys=["tenant", "entity"]),
-        partial(
-            window_aggregates,
-            keys=["tenant", "entity"],
-            windows=windows,
-            aggregates=["count", "sum:x", "mean:x", "last:x"],
-        ),
-    ]
-    for join in joins:
-        over_ray = partitioned(join, asks, rows, keys=["tenant", "entity"], partitions=3, max_rows=10)
-        assert over_ray.combine_chunks().equals(join(asks, rows).combine_chunks())
 
 
 def test_real_purchases_give_the_known_answer(tmp_path: Path, data_dir: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 import ray
 
 from raysaas.errors import ConfigError, ContractError, InputError, Unavailable
-from raysaas.ingest import pipeline, planning
+from raysaas.ingest import planning, turns
 from raysaas.ingest.pipeline import ingest
 from raysaas.settings import Ingest, Settings, Storage
 from raysaas.stores.tables import Tables
@@ -246,12 +246,12 @@ def test_real_files(
 
 
 def test_one_job_at_a_time_writes_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_TURN_S", 0.5)
-    with pipeline._turn("raw.turns"):
-        with pytest.raises(Unavailable, match=r"ingesting into raw\.turns"), pipeline._turn("raw.turns"):
+    monkeypatch.setattr(turns, "TURN_S", 0.5)
+    with turns.turn("raw.turns"):
+        with pytest.raises(Unavailable, match=r"ingesting into raw\.turns"), turns.turn("raw.turns"):
             pass
-        with pipeline._turn("raw.others"):
+        with turns.turn("raw.others"):
             pass
-    monkeypatch.setattr(pipeline, "_TURN_S", 30)
-    with pipeline._turn("raw.turns"):
+    monkeypatch.setattr(turns, "TURN_S", 30)
+    with turns.turn("raw.turns"):
         pass

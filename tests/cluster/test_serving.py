@@ -15,22 +15,29 @@ import psutil
 import pytest
 
 from raysaas import cluster
+from raysaas.client import Client
 from raysaas.errors import CorruptBundle, NotFound, Unavailable
+from raysaas.ingest.pipeline import ingest
 from raysaas.models import bundle
 from raysaas.models.encode import Encoder
 from raysaas.models.network import build
 from raysaas.models.profile import Profile
 from raysaas.records import Arm, Family, Release, Task
 from raysaas.serving.deployment import Deployments, release_config
-from raysaas.serving.spec import DEPLOYMENT, AppSpec
-from raysaas.settings import Serve
+from raysaas.serving.spec import DEPLOYMENT, AppSpec, EventSource
+from raysaas.settings import Serve, Settings
 from raysaas.stores.journal import ship, tail
 from raysaas.stores.ledger import Ledger
 from raysaas.stores.tables import Tables
 from raysaas.tenancy.keys import new_key
+from raysaas.use_case import Column, ColumnType, Examples, Source, UseCase
 
 NAME = "serving_test"
 ROW = {"amount": 3.5, "plan": "pro"}
+ORDERS = Source(
+    events=True, tenant="account", entity="user",
+    columns={"account": Column(type=ColumnType.text), "user": Column(type=ColumnType.text), "amount": Column(min=0)},
+)  # fmt: skip
 IMPORT = "raysaas.serving.app:application"
 
 
@@ -54,13 +61,14 @@ def served(platform, tmp_path_factory):
     storage = replace(platform.settings.storage)
     ledger, keys = Ledger(storage.ledger_url), {}
     expired = datetime.now(UTC) - timedelta(seconds=1)
-    for tenant, scopes, end in (("acme", ["predict", "feedback"], None), ("umbrella", ["predict"], None),
+    for tenant, scopes, end in (("acme", ["predict", "feedback", "events"], None), ("umbrella", ["predict"], None),
                                 ("gone", ["predict"], expired)):  # fmt: skip
         keys[tenant], digest = new_key()
         ledger.add_key(digest, tenant, scopes, end)
     port = int(platform.head.url.rpartition(":")[2])
     serve = Serve(port=port, min_replicas=2, max_replicas=2, max_body_bytes=100_000, quota_rps=1e6, quota_burst=1e6)
-    spec = AppSpec(use_case=NAME, task=Task.binary, storage=storage, serve=serve)
+    events = {"orders": EventSource.of(ORDERS)}
+    spec = AppSpec(use_case=NAME, task=Task.binary, storage=storage, serve=serve, events=events)
     deployments = Deployments(
         platform.head.dashboard_url, home=storage.home, cluster=platform.settings.cluster, serve=serve
     )
@@ -237,3 +245,27 @@ def test_kill_9_of_a_replica_loses_no_answer(served, client):
     shipped = [r for r in tables.read("log.decisions", columns=["id", "use_case"]).to_pylist() if r["use_case"] == NAME]
     assert len(shipped) == len({r["id"] for r in shipped})
     assert set(answered) <= {r["id"] for r in shipped}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_events_reach_their_table_within_seconds_and_bad_ones_hold_nobody_up(served):
+    """Two replicas journal them; a row is known from its receipt on, under the tenant of its key."""
+    use_case = UseCase(name=NAME, sources={"orders": ORDERS}, examples=Examples(source="orders", label="amount"))
+    settings, tables = Settings(use_case=use_case, storage=served.storage), Tables(served.storage)
+    before = datetime.now(UTC)
+    with Client(served.url.removesuffix(f"/{NAME}"), served.keys["acme"]) as client:
+        for i in range(20):
+            accepted = client.events(NAME, "orders", [{"user": f"u{i}", "amount": 1}, {"user": "bad", "amount": -1}])
+            assert accepted == {"accepted": 2}
+        with pytest.raises(NotFound, match="those that do are orders"):
+            client.events(NAME, "visits", [{"user": "u"}])
+    after = datetime.now(UTC)
+    deadline = time.monotonic() + 30
+    while not tables.exists(f"raw.{NAME}__orders") or tables.count(f"raw.{NAME}__orders") < 20:
+        assert time.monotonic() < deadline
+        ingest(settings, "orders", tables, datetime.now(UTC))
+    rows = tables.read(f"raw.{NAME}__orders").to_pylist()
+    assert sorted(row["user"] for row in rows) == sorted(f"u{i}" for i in range(20))
+    assert {(row["tenant"], row["account"]) for row in rows} == {("acme", "acme")}
+    assert all(before <= row["known_at"] == row["event_time"] <= after for row in rows)
+    assert tables.count(f"quarantine.{NAME}__orders") == 20

@@ -2,6 +2,8 @@
 ``store``."""
 
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -33,7 +35,7 @@ def row(
 
 
 class OnlineStoreContract:
-    """Inherit it and offer a fixture ``store``."""
+    """Inherit it and offer the fixtures ``location`` and ``store``."""
 
     def test_every_type_comes_back_exactly(self, store: OnlineStore) -> None:
         store.write("v", [row(**VALUES)])
@@ -113,3 +115,136 @@ class OnlineStoreContract:
             reader.join()
         assert torn == []
         assert store.read("v", [("t", "e")]) == [{"x": 99, "y": 99}]
+
+    def test_a_row_past_its_ttl_is_absent(self, store: OnlineStore) -> None:
+        store.write("v", [row(x=1)])
+        store.write("w", [row(y=2)])
+        at, ttls = T0.timestamp(), {"v": 60.0}
+        for now, expected in ((at + 60, {"x": 1, "y": 2}), (at + 60.001, {"y": 2})):
+            ((values, times),) = store.read_dated(["v", "w"], [("t", "e")], ttls_s=ttls, now=now)
+            assert values == expected
+            assert set(times) == {"v", "w"} if now == at + 60 else {"w"}
+        assert store.read_many(["v"], [("t", "e")], ttls_s=ttls) == [None]
+        store.write("v", [("t", "e", datetime.now(UTC), {"x": 3})])
+        assert store.read_many(["v"], [("t", "e")], ttls_s=ttls) == [{"x": 3}]
+
+    def test_event_times_come_back_to_the_microsecond_from_any_century(self, store: OnlineStore) -> None:
+        moments = [datetime(year, 2, 3, 4, 5, 6, 789, tzinfo=UTC) for year in (1, 1969, 1970, 2026, 9999)]
+        store.write("v", [("t", f"e{n}", moment, {"x": n}) for n, moment in enumerate(moments)])
+        found = store.read_rows("v", [("t", f"e{n}") for n in range(len(moments))])
+        assert found == [(moment, {"x": n}) for n, moment in enumerate(moments)]
+        tick = timedelta(microseconds=1)
+        for n, moment in enumerate(moments):
+            store.write("v", [("t", f"e{n}", moment + tick, {"x": "newer"})])
+            store.write("v", [("t", f"e{n}", moment, {"x": "older"})])
+        assert store.read("v", [("t", "e0"), ("t", "e2"), ("t", "e4")]) == [{"x": "newer"}] * 3
+
+    def test_lists_bytes_and_times_are_values_too(self, store: OnlineStore) -> None:
+        values = {"list": [1, 2.5, "a", None], "bytes": b"\x00\xff", "time": T0, "nested": [[True], []]}
+        store.write("v", [row(**values)])
+        assert store.read("v", [("t", "e")]) == [values]
+
+    def test_a_feature_that_comes_later_is_added_and_absent_ones_are_null(self, store: OnlineStore) -> None:
+        store.write("v", [row(x=1), row("f", x=1)])
+        store.write("v", [row(days=1, y=2, x=3), row("g", days=1, y=2)])
+        assert store.read("v", [("t", "e"), ("t", "f"), ("t", "g")]) == [
+            {"x": 3, "y": 2},
+            {"x": 1},
+            {"x": None, "y": 2},
+        ]
+
+    def test_keys_never_mix_tenants_whatever_they_are_called(self, store: OnlineStore) -> None:
+        keys = [
+            ("a", "b:c"),
+            ("a:b", "c"),
+            ("1", "1:x"),
+            ("11", ":x"),
+            ("", "e"),
+            ("süß", "☕*[?]"),
+            ("a\x1fb", "\x1f"),
+        ]
+        store.write("v", [row(entity, tenant, n=n) for n, (tenant, entity) in enumerate(keys)])
+        assert store.read("v", keys) == [{"n": n} for n in range(len(keys))]
+        assert store.keys("v") == sorted(keys)
+        assert store.read("v", [("a", "c"), ("a:b", "b:c"), ("b", "e")]) == [None] * 3
+
+    def test_many_keys_and_views_at_once(self, store: OnlineStore) -> None:
+        views = [f"v{n}" for n in range(70)]
+        for n, view in enumerate(views):
+            store.write(view, [row(f"e{i}", **{view: (n, i)}) for i in range(5)])
+        store.write("v0", [row(f"e{i}", v0=i) for i in range(5, 4500)])
+        keys = [("t", f"e{i}") for i in range(4600)]
+        found = store.read_many([*views, "none"], keys)
+        assert found[3] == {view: [n, 3] for n, view in enumerate(views)} | {"v0": [0, 3]}
+        assert found[4499] == {"v0": 4499}
+        assert found[4500:] == [None] * 100
+        assert store.read_many(["none"], [("t", "e1")]) == [None]
+        assert store.read_many(views, []) == []
+
+    def test_what_is_forgotten_is_gone_from_every_view(self, store: OnlineStore) -> None:
+        people = [row("a", x=1), row("b", x=2), row("a", "t*", x=3), row("a", "tt", x=4)]
+        store.write("v", people)
+        store.write("w", people)
+        assert store.forget("t", "a") == 2
+        assert store.read_many(["v", "w"], [("t", "a"), ("t", "b")]) == [None, {"x": 2}]
+        assert store.forget("t*") == 2
+        assert store.keys("v") == store.keys("w") == [("t", "b"), ("tt", "a")]
+        assert store.forget("t", "nobody") == store.forget("none") == 0
+        store.write("shop__v", people)
+        store.write("other__v", people)
+        assert store.forget("t", "a", use_case="shop") == 1
+        assert (store.count("shop__v"), store.count("other__v"), store.count("v")) == (3, 4, 2)
+
+    def test_a_name_is_switched_for_all_views_at_once(self, store: OnlineStore) -> None:
+        """Readers of two views, in threads, while both are written anew and switched: never one old and one new."""
+        views, mixed, stop = ["v", "w"], [], threading.Event()
+
+        def generation(number: int) -> None:
+            for view in views:
+                store.write(f"{view}@{number}", [row(f"e{i}", **{view: number}) for i in range(20)])
+            store.rows.publish({view: f"{view}@{number}" for view in views}, {"current": str(number)})
+            store.rows.retire([f"{view}@{number - 2}" for view in views], [])
+
+        def read() -> None:
+            while not stop.is_set():
+                for got in store.read_many(views, [("t", f"e{i}") for i in range(20)]):
+                    if got is None or got["v"] != got["w"]:
+                        mixed.append(got)
+
+        generation(0)
+        readers = [threading.Thread(target=read) for _ in range(2)]
+        for reader in readers:
+            reader.start()
+        for number in range(1, 25):
+            generation(number)
+        stop.set()
+        for reader in readers:
+            reader.join()
+        assert mixed == []
+        assert store.rows.views() == ["v", "v@23", "v@24", "w", "w@23", "w@24"]
+        assert store.rows.records() == {"current": "24"}
+        store.drop("v")
+        assert store.count("v") == 0
+        assert store.count("v@24") == 20
+
+    def test_processes_write_and_read_the_same_keys(self, store: OnlineStore, location: str) -> None:
+        """A reader never sees half a row or a step back while two other processes write, and the newest row wins."""
+        writer = """
+import sys
+from datetime import UTC, datetime, timedelta
+from raysaas.stores.online import OnlineStore
+store, start = OnlineStore(sys.argv[1]), int(sys.argv[2])
+for n in range(start, 200, 2):
+    moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=n)
+    store.write("v", [("t", f"e{i}", moment, {"x": n, "y": n}) for i in range(20)])
+"""
+        store.write("v", [row(f"e{i}", x=0, y=0) for i in range(20)])
+        writers = [subprocess.Popen([sys.executable, "-c", writer, location, str(n)]) for n in (0, 1)]
+        newest, keys = [0] * 20, [("t", f"e{i}") for i in range(20)]
+        while any(process.poll() is None for process in writers):
+            for i, got in enumerate(store.read("v", keys)):
+                assert got is not None
+                assert got["x"] == got["y"] >= newest[i]
+                newest[i] = got["x"]
+        assert [process.returncode for process in writers] == [0, 0]
+        assert store.read("v", keys) == [{"x": 199, "y": 199}] * 20

@@ -100,6 +100,12 @@ def test_requests_are_answered_and_explained(served: SimpleNamespace) -> None:
     assert why["same_score"]
     assert why["decision"]["tenant"] == "acme"
     assert why["outcome"]["label"] == "yes"
+    assert [record["kind"] for record in why["lineage"]] == ["model", "release", "training", "snapshot"]
+    assert [Path(file).name for file in why["files"]] == ["leads.csv"]
+    tree = served.run("lineage", decision["decision_id"], "use_case=leads").stdout
+    assert f"decision {decision['decision_id']}" in tree
+    assert "leads.csv (sha256" in tree
+    assert "outcome 'yes'" in tree
 
 
 def test_running_it_again_adds_nothing(served: SimpleNamespace) -> None:

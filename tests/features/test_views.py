@@ -1,17 +1,22 @@
 """Feature rows of a use case's views: an example's own row, columns of another source, windows over a log."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.features.worlds import NOW, day, raw, world
 
-from raysaas.errors import InputError
+from raysaas.errors import ConfigError, InputError
+from raysaas.features.derived import lagged
 from raysaas.features.raw import Raw
 from raysaas.features.raw import raw as read_raw
 from raysaas.features.views import feature_names, latest_rows, own_rows, view_rows
 from raysaas.settings import Features
-from raysaas.use_case import Column, ColumnType, Examples, Source, UseCase, View
+from raysaas.use_case import Column, ColumnType, Examples, Source, UseCase
+from raysaas.view import View
 
 COLUMNS = {"y": Column(), "x": Column(), "kind": Column(type=ColumnType.category), "note": Column(type=ColumnType.text),
            "off": Column(feature=False), "out": Column()}  # fmt: skip
@@ -22,9 +27,9 @@ LOG = raw([
 ])  # fmt: skip
 
 
-def case(views: dict[str, View] | None = None, **examples: Any) -> UseCase:
+def case(views: dict[str, View] | None = None, columns: Any = COLUMNS, **examples: Any) -> UseCase:
     spec = Examples(source="log", label="y", exclude=["out"], **examples)
-    return UseCase(name="u", sources={"log": Source(time="at", columns=COLUMNS)}, examples=spec, views=views or {})
+    return UseCase(name="u", sources={"log": Source(time="at", columns=columns)}, examples=spec, views=views or {})
 
 
 def read(home: Path, use_case: UseCase, table: Any = LOG) -> Raw:
@@ -98,7 +103,88 @@ def test_the_latest_row_of_each_entity(tmp_path: Path) -> None:
 
 
 def test_a_view_of_a_missing_column_is_named(tmp_path: Path) -> None:
-    use_case = case({"c": View(source="log", columns=["nope"])})
+    use_case = case({"c": View(source="log", columns=["nope"])}, columns={})
     source = read(tmp_path, use_case)
-    with pytest.raises(InputError, match=r"views\.c\.columns names \['nope'\]"):
+    with pytest.raises(InputError, match=r"views\.c names \['nope'\]"):
         dict(view_rows(use_case, source, LOG, Features()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4), st.integers(0, 3), st.none() | st.integers(0, 9)),
+                max_size=14))  # fmt: skip
+def test_lags_are_those_of_a_loop_and_known_by_then(rows: list[tuple[str, int, int, int | None]]) -> None:
+    table = raw([{"entity": e, "at": at, "known": at + late, "x": x, "when": day(at)} for e, at, late, x in rows]
+                or [{"entity": "z", "at": 0, "x": 0, "when": day(0)}])  # fmt: skip
+    table = table.set_column(5, "x", table["x"].cast("int64"))
+    got = lagged(table, ["when"], {"x": [1, 3], "when": [2]})
+    assert got.column_names == [*table.column_names[:5], "when", "x_lag_1", "x_lag_3", "when_lag_2"]
+    assert got.schema.field("when_lag_2").type == table.schema.field("when").type
+    items = table.to_pylist()
+    for item, found in zip(items, got.to_pylist(), strict=True):
+        own = [other for other in items if other["entity"] == item["entity"]]
+        own.sort(key=lambda row: (row["event_time"], row["known_at"], row["row_id"]))
+        for name, column, back in (("x_lag_1", "x", 1), ("x_lag_3", "x", 3), ("when_lag_2", "when", 2)):
+            place = own.index(item) - back
+            seen = place >= 0 and own[place]["known_at"] <= item["event_time"]
+            assert found[name] == (own[place][column] if seen else None), (name, found)
+
+
+def test_an_examples_own_lag_that_was_not_known_yet_is_null(tmp_path: Path) -> None:
+    late = raw([{"entity": "a", "at": 0, "known": 2, "x": 1.0, "y": 0.0}, {"entity": "a", "at": 1, "x": 2.0, "y": 1.0},
+                {"entity": "a", "at": 3, "x": 3.0, "y": 1.0}])  # fmt: skip
+    rows = own_rows(case(lags={"x": [1, 2]}), read(tmp_path, case(), late))
+    assert rows["x_lag_1"].to_pylist() == [None, None, 2.0]
+    assert rows["x_lag_2"].to_pylist() == [None, None, 1.0]
+
+
+def test_ratios_and_differences_are_features_and_never_infinite(tmp_path: Path) -> None:
+    view = View(source="log", windows_days=[1, 5], aggregates=["sum:x", "count", "min:x"],
+                ratios={"trend": ["sum_x_1d", "sum_x_5d"], "least": ["min_x_1d", "count_1d"]},
+                differences={"growth": ["count_5d", "count_1d"]})  # fmt: skip
+    use_case = case({"w": view})
+    log = raw(
+        [{"entity": "a", "at": 0, "x": 3.0}, {"entity": "a", "at": 4, "x": 1.0}, {"entity": "b", "at": 0, "x": 0.0}]
+    )
+    asks = raw([{"entity": "a", "at": 4}, {"entity": "b", "at": 4}, {"entity": "c", "at": 4}])
+    rows = dict(view_rows(use_case, read(tmp_path, use_case, log), asks, Features()))["w"].sort_by("entity")
+    assert rows.column_names[4:] == view.features()
+    assert rows["trend"].to_pylist() == [0.25, None, None]
+    assert rows["least"].to_pylist() == [1.0, None, None]
+    assert rows["growth"].to_pylist() == [1.0, 1.0, 0.0]
+
+
+def test_a_ratio_of_huge_numbers_is_null_and_one_of_text_is_refused(tmp_path: Path) -> None:
+    view = View(source="log", columns=["x", "y", "kind"], ratios={"r": ["x", "y"]}, differences={"d": ["x", "y"]})
+    log = raw([{"entity": "a", "at": 0, "x": 1e308, "y": 1e-308, "kind": "k"},
+               {"entity": "b", "at": 0, "x": math.inf, "y": math.inf, "kind": "k"},
+               {"entity": "c", "at": 0, "x": 1.0, "y": None, "kind": "k"}])  # fmt: skip
+    use_case = case({"c": view})
+    source = read(tmp_path, use_case, log)
+    rows = dict(view_rows(use_case, source, log, Features()))["c"]
+    assert rows["r"].to_pylist() == [None, None, None]
+    assert rows["d"].to_pylist() == [1e308, None, None]
+    view.ratios = {"r": ["kind", "y"]}
+    with pytest.raises(InputError, match=r"views\.c\.ratios\.r is made of 'kind', which holds string"):
+        dict(view_rows(use_case, source, log, Features()))
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        ({"columns": ["kin"]}, r"views\.v names the column 'kin': source 'log' has 'kind'"),
+        ({"windows_days": [7], "aggregates": ["sum:kindd"]}, "names the column 'kindd'.*'kind'"),
+        ({"lags": {"z": [1]}}, "names the column 'z': source 'log' has "),
+        ({"lags": {"x": [0]}}, r"views\.v\.lags=.* is not allowed"),
+        ({"aggregates": ["count"]}, "'count' needs windows_days"),
+        ({"windows_days": [-1], "aggregates": ["count"]}, r"windows_days=\[-1\]"),
+        ({"windows_days": [7], "aggregates": ["median:x"]}, "'median:x' is unknown"),
+        ({"windows_days": [7], "aggregates": ["count"], "columns": ["x"]}, "make two views"),
+        ({"columns": ["x", "y"], "ratios": {"r": ["x"]}}, r"ratios\.r=\['x'\] is not allowed"),
+        ({"windows_days": [7], "aggregates": ["sum:x"], "ratios": {"r": ["sum_x_7d", "sum_x_28d"]}},
+         r"ratios\.r names the feature 'sum_x_28d': the view has \['sum_x_7d'\]"),
+        ({"columns": ["x", "y"], "differences": {"x": ["x", "y"]}}, "has a feature named 'x' twice"),
+    ],
+)  # fmt: skip
+def test_a_wrong_view_is_said_before_anything_runs(view: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        case({"v": View(source="log", **view)})

@@ -13,7 +13,7 @@ from flwr.common.config import get_fused_config_from_fab
 from flwr.supercore.run import Run
 from safetensors.numpy import load_file, save_file
 
-from raysaas.errors import InputError
+from raysaas.errors import ConfigError, InputError
 from raysaas.federation import job
 from raysaas.models import bundle
 from raysaas.models.encode import Encoder
@@ -40,6 +40,17 @@ def test_the_plan_reaches_the_sites_whole_and_no_code_does(
     run = Run.create_empty(1)
     assert Plan.from_json(str(get_fused_config_from_fab(fab, run)["plan"])).to_json() == plan.to_json()
     assert b".py" not in fab.replace(b"pyproject", b"")
+
+
+def test_a_target_encoding_never_leaves_for_the_sites(tmp_path: Path, toy_settings: Make, toy_parts: Parts) -> None:
+    train = rows.columns(toy_parts["train"], KINDS)
+    truth = np.arange(toy_parts["train"].num_rows) % 2.0
+    encoder = Encoder.fit(train, KINDS, encodings={"plan": "target"}, truth=truth)
+    with pytest.raises(ConfigError, match=r"encodings\.plan=target is not allowed in a federated run"):
+        job.prepare(
+            toy_settings(), job.Problem(encoder=encoder, labels=("No", "Yes")), toy_parts["valid"], tmp_path / "s"
+        )
+    assert not (tmp_path / "s").exists()
 
 
 def test_preparing_is_deterministic_and_private(tmp_path: Path, toy_settings: Make, toy_parts: Parts) -> None:

@@ -107,8 +107,15 @@ def test_a_refused_row_says_everything_needed_to_find_it() -> None:
     )
     assert done.refused.to_pylist() == [{
         "source_file": "x.csv", "row_number": 7, "rule": "max", "column": "price", "value": "99",
-        "row": '{"Unit price":"99","Note":"b\\"c"}', "known_at": NOW,
+        "row": '{"Unit price":"99","Note":"b\\"c"}', "row_id": done.refused["row_id"][0].as_py(), "attempt": "",
+        "typed": False, "known_at": NOW,
     }]  # fmt: skip
+
+
+def test_a_refused_row_has_the_id_that_it_would_have_had() -> None:
+    done = check(_table(x=["1", "99"]), Source(columns={"x": Column(max=10)}), now=NOW, row_offset=5, digest="d" * 64)
+    told = [rows["row_id"].to_pylist() for rows in (done.accepted, done.refused)]
+    assert told == [[f"{'d' * 16}-6"], [f"{'d' * 16}-7"]]
 
 
 def test_defaults_of_the_platform_columns() -> None:

@@ -15,6 +15,7 @@ from raysaas.errors import InputError
 from raysaas.ingest import formats
 from raysaas.ingest.formats import blocks, split
 from raysaas.ingest.sources import describe, discover, identifier, read
+from raysaas.ingest.uris import told
 from raysaas.use_case import Format, Source
 
 
@@ -210,3 +211,22 @@ def test_identifiers_spell_umlauts_out_and_drop_accents() -> None:
     assert [identifier(n) for n in names] == [
         "gekuendigt", "Groesse_m2", "Oel", "prenom", "Sao_Paulo", "zazolc", "ueber", "user_nee",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("uri", "seen"),
+    [
+        ("s3://key:secret@bucket/a/?-*.csv?region=x&scheme=http", "s3://bucket/a/?-*.csv"),
+        ("s3://bucket/a.csv", "s3://bucket/a.csv"), ("/data/what?.csv", "/data/what?.csv"), ("a?b=c.csv", "a?b=c.csv"),
+        ("C:\\data\\x.csv", "C:\\data\\x.csv"), ("s3://bucket/me@home/a.csv", "s3://bucket/me@home/a.csv"),
+    ],
+)  # fmt: skip
+def test_uris_are_told_without_keys_and_options(uri: str, seen: str) -> None:
+    assert told(uri) == seen
+
+
+@pytest.mark.parametrize("uri", ["nofs://key:secret@bucket/a.csv", "s3://key:secret@/a.csv?scheme=nope"])
+def test_a_uri_that_cannot_be_opened_keeps_its_key(uri: str) -> None:
+    with pytest.raises(InputError, match="that can be opened") as error:
+        discover(Source(path=uri), None)
+    assert "secret" not in str(error.value)

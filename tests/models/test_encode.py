@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from raysaas.errors import InputError
 from raysaas.models.encode import HOT_LEVELS, Encoder
+from raysaas.models.encodings import FOLD, NUM_FOLDS, SMOOTHING
 
 KINDS = {"amount": "number", "visits": "integer", "paid": "boolean", "plan": "category"}
 ANY_FLOAT = st.one_of(
@@ -139,3 +140,78 @@ def test_fit_refuses_what_it_cannot_learn() -> None:
         Encoder.fit({"x": np.ones(2)}, {"x": "number", "y": "number"})
     with pytest.raises(InputError, match="kind 'text'"):
         Encoder.fit({"x": np.ones(2)}, {"x": "text"})
+
+
+LEVELS = np.array(["b", "a", "b", "c", None, "b", "a"], dtype=object)
+TRUTH = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0])
+
+
+def encoded(encoding: str, asked: list[str | None], **extra: np.ndarray) -> list[float]:
+    """Numbers of ``asked`` as trees see them; the network's inputs must be finite for the same values."""
+    encoder = Encoder.fit({"c": LEVELS, **extra}, {"c": "category"}, encodings={"c": encoding}, truth=TRUTH)
+    again = Encoder.from_json(json.loads(json.dumps(encoder.to_json())))
+    assert again == encoder
+    values = {"c": np.array(asked, dtype=object)}
+    assert encoder.categorical == []
+    assert np.isfinite(again.dense(values)).all()
+    assert np.array_equal(again.matrix(values), encoder.matrix(values), equal_nan=True)
+    return [float(value) for value in again.matrix(values)[:, 0]]
+
+
+def test_an_ordinal_encoding_is_the_place_in_order_of_text_or_of_numbers() -> None:
+    assert encoded("ordinal", ["a", "b", "c"]) == [0.0, 1.0, 2.0]
+    assert np.isnan(encoded("ordinal", ["z", None])).all()
+    grades = np.array(["10", "9", "10", "2"], dtype=object)
+    numbers = Encoder.fit({"g": grades}, {"g": "category"}, encodings={"g": "ordinal"})
+    assert numbers.matrix({"g": grades})[:, 0].tolist() == [2.0, 1.0, 2.0, 0.0]
+
+
+def test_a_frequency_encoding_is_the_share_of_training_rows() -> None:
+    assert encoded("frequency", ["b", "a", "z"]) == pytest.approx([3 / 7, 2 / 7, 0.0])
+    assert math.isnan(encoded("frequency", [None])[0])
+
+
+def test_a_target_encoding_is_a_smoothed_mean_and_the_prior_where_nothing_is_known() -> None:
+    prior = 3 / 7
+    assert encoded("target", ["b", "a", "z"]) == pytest.approx(
+        [(2 + SMOOTHING * prior) / (3 + SMOOTHING), (0 + SMOOTHING * prior) / (2 + SMOOTHING), prior]
+    )
+    assert math.isnan(encoded("target", [None])[0])
+
+
+def test_a_row_that_is_fitted_on_gets_the_mean_of_the_other_folds() -> None:
+    rng = np.random.default_rng(0)
+    noise = np.array([f"v{n}" for n in rng.integers(0, 200, 2000)], dtype=object)
+    truth, folds = rng.integers(0, 2, 2000).astype(float), rng.permutation(np.arange(2000) % NUM_FOLDS)
+    fitting = {"c": noise, FOLD: folds}
+    encoder = Encoder.fit(fitting, {"c": "category"}, encodings={"c": "target"}, truth=truth)
+    seen = np.corrcoef(encoder.matrix({"c": noise})[:, 0], truth)[0, 1]
+    out_of_fold = np.corrcoef(encoder.matrix(fitting)[:, 0], truth)[0, 1]
+    assert seen > 0.25
+    assert abs(out_of_fold) < 0.08
+    row = 17
+    others = (noise == noise[row]) & (folds != folds[row])
+    prior = truth[folds != folds[row]].mean()
+    expected = (truth[others].sum() + SMOOTHING * prior) / (others.sum() + SMOOTHING)
+    assert encoder.matrix(fitting)[row, 0] == pytest.approx(expected)
+    flat = encoder.matrix({"c": np.append(noise, "new"), FOLD: np.append(np.full(2000, -1), 3)})[:, 0]
+    assert flat[:2000].tolist() == encoder.matrix({"c": noise})[:, 0].tolist()
+    assert flat[2000] == pytest.approx(truth[folds != 3].mean())
+    assert "folds" not in json.dumps(encoder.to_json())
+
+
+def test_a_bundle_of_before_encodings_loads_and_writes_the_same_bytes() -> None:
+    old = {"name": "c", "kind": "category", "source_name": "c", "required": False, "has_missing": True,
+           "levels": ["b", "a"], "knots": [], "scores": [], "median": 0.0, "scale": 1.0}  # fmt: skip
+    encoder = Encoder.from_json({"format": 1, "fields": [old]})
+    assert json.dumps(encoder.to_json()) == json.dumps({"format": 1, "fields": [old]})
+    assert encoder.categorical == [0]
+    onehot = Encoder.fit({"c": LEVELS}, {"c": "category"}, encodings={"c": "onehot"})
+    assert onehot == Encoder.fit({"c": LEVELS}, {"c": "category"})
+
+
+def test_an_encoding_of_a_number_and_a_target_without_labels_are_refused() -> None:
+    with pytest.raises(InputError, match=r"encodings\.x=target is for a category: feature 'x' is a number"):
+        Encoder.fit({"x": np.ones(2)}, {"x": "number"}, encodings={"x": "target"})
+    with pytest.raises(InputError, match="needs the labels"):
+        Encoder.fit({"c": LEVELS}, {"c": "category"}, encodings={"c": "target"})

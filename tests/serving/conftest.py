@@ -18,10 +18,11 @@ from raysaas.models.profile import Profile
 from raysaas.records import Family, Task
 from raysaas.serving.door import Door
 from raysaas.serving.predictor import Predictor
-from raysaas.serving.spec import AppSpec
+from raysaas.serving.spec import AppSpec, EventSource
 from raysaas.settings import Serve, Storage
 from raysaas.stores.ledger import Ledger
 from raysaas.tenancy.keys import new_key
+from raysaas.use_case import Source
 
 KINDS = {"amount": "number", "visits": "integer", "vip": "boolean", "plan": "category"}
 LABELS = {Task.binary: ["No", "Yes"], Task.multiclass: ["a", "b", "c"], Task.regression: []}
@@ -99,18 +100,26 @@ class Client:
 
 @pytest.fixture
 def make_app(tmp_path: Path) -> Callable[..., SimpleNamespace]:
-    """Build a replica in process: ``make_app(task=..., serve={...}, views=(...))``."""
+    """Build a replica in process: ``make_app(task=..., serve={...}, views=(...), sources={...})``."""
 
     def make(
-        task: Task = Task.binary, serve: dict[str, Any] | None = None, views: tuple[str, ...] = ()
+        task: Task = Task.binary,
+        serve: dict[str, Any] | None = None,
+        views: tuple[str, ...] = (),
+        sources: dict[str, Source] | None = None,
     ) -> SimpleNamespace:
         storage = Storage(home=str(tmp_path / "var"))
         ledger = Ledger(str(storage.ledger_url))
         keys = {}
-        for tenant, scopes in (("acme", ["predict", "feedback"]), ("umbrella", ["predict"]), ("root", ["admin"])):
+        for tenant, scopes in (
+            ("acme", ["predict", "feedback", "events"]), ("umbrella", ["predict"]), ("root", ["admin"]),
+        ):  # fmt: skip
             keys[tenant], digest = new_key()
             ledger.add_key(digest, tenant, scopes)
-        spec = AppSpec(use_case="shop", task=task, storage=storage, serve=Serve(**(serve or {})), views=views)
+        events = {name: EventSource.of(source) for name, source in (sources or {}).items()}
+        spec = AppSpec(
+            use_case="shop", task=task, storage=storage, serve=Serve(**(serve or {})), views=views, events=events
+        )
         clock = SimpleNamespace(now=1_760_000_000.0)
         predictor = Predictor(spec, lambda: clock.now)
         arm = make_bundle(tmp_path / "bundles" / "1", task)

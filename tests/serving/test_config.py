@@ -28,11 +28,18 @@ def test_entry_is_valid_json_that_serve_and_the_replica_understand(make_settings
     assert wanted(entry) == release_config(RELEASE)
 
 
+def test_entry_names_the_sources_that_take_events_as_serve_gives_them_back(make_settings):
+    settings = make_settings("use_case=saas_churn", "+use_case.sources.usage.events=true")
+    args = app_config(settings, RELEASE, "raysaas.lifecycle:application")["args"]
+    assert args["events"].keys() == {"usage"}
+    assert json.loads(json.dumps(args)) == args, "or each deploy would replace the replicas"
+
+
 def test_release_holds_what_answers_and_nothing_else():
     assert release_config(RELEASE) == {
         "sequence": 3, "challenger_share": 0.1, "shadow": None,
-        "champion": {"version": 1, "uri": "/b/1", "digest": "d1"},
-        "challenger": {"version": 2, "uri": "/b/2", "digest": "d2"},
+        "champion": {"version": 1, "uri": "/b/1", "digest": "d1", "features": ""},
+        "challenger": {"version": 2, "uri": "/b/2", "digest": "d2", "features": ""},
     }  # fmt: skip
 
 

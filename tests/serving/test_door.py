@@ -165,7 +165,7 @@ def test_entities_are_read_online_and_given_values_win(make_app):
     from raysaas.stores.online import OnlineStore
 
     app = make_app(views=("shop__money", "shop__who"))
-    store = OnlineStore(app.spec.storage.online_path)
+    store = OnlineStore(app.spec.storage.online_url)
     now = datetime.now(UTC)
     store.write("shop__money", [("acme", "c1", now, {"amount": 7.0, "visits": 3, "unused": 1})])
     store.write("shop__who", [("acme", "c1", now, {"plan": "free", "vip": float("nan")})])
@@ -240,7 +240,7 @@ def test_full_disk_is_503_without_an_answer_and_heals(make_app, monkeypatch):
 
 def test_bug_leaks_nothing(make_app, monkeypatch, caplog):
     app = make_app()
-    monkeypatch.setattr(app.predictor._lookup, "rows", lambda *_: 1 / 0)
+    monkeypatch.setattr(app.predictor._lookup, "rows", lambda *_, **__: 1 / 0)
     reply = app.client("POST", PREDICT, {"instances": [ROW]})
     assert (reply.status, reply.json["type"].rpartition("/")[2]) == (500, "internal")
     assert "division" not in reply.body.decode()
@@ -284,7 +284,7 @@ def test_entities_are_documented_once_any_is_online_and_none_is_named(make_app):
     app = make_app(views=("shop__money", "shop__who"))
     assert "entities" not in examples(app, "/predict"), "an example that can only be refused is none"
     values = {"amount": 7.0, "visits": 3}
-    OnlineStore(app.spec.storage.online_path).write("shop__who", [("acme", "secret-c1", datetime.now(UTC), values)])
+    OnlineStore(app.spec.storage.online_url).write("shop__who", [("acme", "secret-c1", datetime.now(UTC), values)])
     (entity,) = examples(app, "/predict")["entities"]["entities"]
     assert app.client("POST", PREDICT, {"entities": [entity]}).json["detail"].startswith("entities[0]")
     assert b"secret" not in app.client("GET", "/openapi.json", key="").body, "the page is public, entities are not"

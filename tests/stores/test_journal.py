@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from raysaas.errors import Unavailable
 from raysaas.settings import Storage
-from raysaas.stores.journal import Journal, await_closed, ship, tail
+from raysaas.stores.journal import Journal, await_closed, pending, ship, tail
 from raysaas.stores.tables import Tables
 
 
@@ -210,3 +210,15 @@ def test_append_is_fast_enough_for_the_request_path(tmp_path):
     for i in range(2000):
         journal.append([record(i)])
     assert (time.perf_counter() - started) / 2000 < 0.0005
+
+
+def test_pending_records_are_those_of_open_and_closed_segments_until_they_are_shipped(tmp_path, tables):
+    first, second = Journal(tmp_path, "shop", "decisions"), Journal(tmp_path, "shop", "decisions")
+    first.append([record(1)])
+    first.close()
+    assert ship(tmp_path, "shop", "decisions", tables) == 1
+    first.append([record(2)])
+    first.close()
+    second.append([record(3)])
+    assert [found["id"] for found in pending(tmp_path, "shop", "decisions")] == [record(2)["id"], record(3)["id"]]
+    assert pending(tmp_path, "shop", "outcomes") == pending(tmp_path, "nowhere", "decisions") == []

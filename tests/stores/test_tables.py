@@ -76,3 +76,11 @@ def test_a_table_that_was_never_written_is_named(tables: Tables) -> None:
     assert tables.current("raw.nothing") is None
     with pytest.raises(NotFound, match=r"raw\.nothing"):
         tables.read("raw.nothing")
+
+
+def test_what_one_commit_added_is_read_alone(tables: Tables) -> None:
+    first = tables.append("raw.x", pa.table({"a": [1, 2], "b": ["x", "y"]}))
+    second = tables.append("raw.x", pa.table({"a": [3], "b": ["z"]}))
+    assert tables.added("raw.x", first, ["a"]).to_pydict() == {"a": [1, 2]}
+    assert tables.added("raw.x", second, ["b", "a"]).to_pydict() == {"b": ["z"], "a": [3]}
+    assert tables.added("raw.x", 1, ["a"]).num_rows == 0

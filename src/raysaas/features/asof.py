@@ -15,12 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysaas.errors import InputError
+from raysaas.features.grouped import grouped_matches
+from raysaas.view import FUNCTIONS, SINCE, SUMS, aggregate_name
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_US = 86_400_000_000
+_FIRST, _LAST = -(2**63) + 1, 2**63 - 1
+# While no key is asked for more often, and most a quarter of that, looking at every pair is twice as fast as sorting
+# both sides, and needs no memory for the offered one.
+_FEW = 16
 _UNITS = {"s": 10**6, "ms": 10**3, "us": 1, "ns": 1}
-_SUMS = {"sum", "mean"}
-_FUNCTIONS = {*_SUMS, "min", "max", "last", "distinct"}
 
 
 def asof_join(
@@ -45,16 +49,22 @@ def asof_join(
     values = features.drop_columns([name for name in context if name in features.column_names])
     _check(entities, features, [*keys, event_time], values.column_names)
     unit = _finest(entities[event_time], features[event_time], *_column(features, "known_at"))
-    asking, offered = _keyed(entities, keys, event_time, unit), _keyed(features, keys, event_time, unit)
+    asking, offered = (
+        _keyed(_typed(entities, features, keys), keys, event_time, unit),
+        _keyed(features, keys, event_time, unit),
+    )
+    reach = None if ttl is None else min(_span(ttl, unit), _LAST)
+    cut = None if known_at is None else _tick(known_at, unit)
     with _engine().cursor() as connection:
-        _offer(connection, asking, offered, None if known_at is None else _tick(known_at, unit), known_by_event)
-        reach = None if ttl is None else _span(ttl, unit)
-        matches = connection.sql(_match_sql(len(keys), reach, known_by_event)).fetchnumpy()
+        _offer(connection, asking, offered, cut, known_by_event)
+        columns = [f"k{position}" for position in range(len(keys))]
+        matches = grouped_matches(connection, offered, columns, reach=reach, cut=cut, known_by_event=known_by_event)
+        matches = matches or _matches(connection, len(keys), reach, known_by_event)
     at = np.full(entities.num_rows, -1, dtype=np.int64)
     at[matches["asked"]] = matches["found"]
     index = pa.array(at, mask=at < 0)
     for name in values.column_names:
-        entities = entities.append_column(values.schema.field(name).with_nullable(True), values[name].take(index))
+        entities = entities.append_column(values.schema.field(name).with_nullable(True), _taken(values[name], index))
     return entities
 
 
@@ -81,7 +91,7 @@ def window_aggregates(
     names = sorted({column for _, column in wanted if column})
     _check(cuts, rows, [*keys, event_time], aggregate_names(windows, aggregates), {*keys, event_time, *names})
     _check_numeric(rows, wanted)
-    asking, offered = _keyed(cuts, keys, event_time, "us"), _keyed(rows, keys, event_time, "us")
+    asking, offered = _keyed(_typed(cuts, rows, keys), keys, event_time, "us"), _keyed(rows, keys, event_time, "us")
     for name in names:
         offered = offered.append_column(f"x_{name}", _without_nan(rows[name]))
     with _engine().cursor() as connection:
@@ -114,11 +124,13 @@ def _check(
     if clash:
         raise InputError(f"columns {clash} are on both sides of the join: rename them on one side.")
     for name in shared:
-        kinds = {
-            pa.types.is_string(t) or pa.types.is_large_string(t) for t in (_plain(asking, name), _plain(offered, name))
-        }
-        if len(kinds) > 1:
+        known = asking[name].null_count < asking.num_rows
+        if known and _is_text(_plain(asking, name)) != _is_text(_plain(offered, name)):
             raise InputError(f"column {name!r} is text on one side of the join only: cast it so that both sides agree.")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _plain(table: pa.Table, name: str) -> pa.DataType:
@@ -128,13 +140,19 @@ def _plain(table: pa.Table, name: str) -> pa.DataType:
 
 def _check_numeric(rows: pa.Table, wanted: Sequence[tuple[str, str]]) -> None:
     for function, column in wanted:
-        kind = rows.schema.field(column).type if function in _SUMS else pa.float64()
+        kind = rows.schema.field(column).type if function in SUMS else pa.float64()
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
             raise InputError(f"aggregate '{function}:{column}' needs numbers, column {column!r} holds {kind}.")
 
 
 def _column(table: pa.Table, name: str) -> list[pa.ChunkedArray]:
     return [table[name]] if name in table.column_names else []
+
+
+def _taken(column: pa.ChunkedArray, index: pa.Array) -> pa.ChunkedArray:
+    """Values by row number; Arrow has no such kernel for views of text and bytes."""
+    stored = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(column.type)
+    return column.take(index) if stored is None else column.cast(stored).take(index).cast(column.type)
 
 
 def _finest(*columns: pa.ChunkedArray) -> str:
@@ -157,6 +175,15 @@ def _span(span: timedelta, unit: str) -> int:
 
 def _tick(moment: datetime, unit: str) -> int:
     return _span((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH, unit)
+
+
+def _typed(asking: pa.Table, offered: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Keys without any value, whose type means nothing (pandas has none for them), in the type of the other side."""
+    for position, name in enumerate(asking.column_names):
+        if name in keys and asking[name].null_count == asking.num_rows:
+            nulls = pa.nulls(asking.num_rows, _plain(offered, name))
+            asking = asking.set_column(position, name, nulls)
+    return asking
 
 
 def _keyed(table: pa.Table, keys: Sequence[str], event_time: str, unit: str) -> pa.Table:
@@ -197,45 +224,71 @@ def _equal(num_keys: int) -> str:
     return "".join(f"a.k{position} = o.k{position} AND " for position in range(num_keys))
 
 
-def _match_sql(num_keys: int, reach: int | None, known_by_event: bool) -> str:
-    """Rows (asked, found). The order of times and of ties is one comparison of (time, known, row)."""
+def _matches(
+    connection: duckdb.DuckDBPyConnection, num_keys: int, reach: int | None, known_by_event: bool
+) -> dict[str, np.ndarray]:
+    """Rows (asked, found) of the views ``a`` and ``o``, by the way that is faster for how often keys are asked for."""
+    keys = ", ".join(f"k{position}" for position in range(num_keys))
+    counts = f"SELECT count(*) AS n FROM a GROUP BY {keys}"
+    often = f"SELECT coalesce(max(n), 0), coalesce(sum(n * n) / sum(n), 0) FROM ({counts})"
+    most, usual = connection.sql(often).fetchall()[0]
+    sql = _hash_sql if most <= _FEW and usual <= _FEW / 4 else _sorted_sql
+    return dict(connection.sql(sql(num_keys, reach, known_by_event)).fetchnumpy())
+
+
+def _since(reach: int | None) -> str:
+    """The earliest time that still answers ``a.t``; times near the first of all must not overflow."""
+    return f"(greatest(a.t, {_FIRST + (reach or 0)}) - {reach})"
+
+
+def _hash_sql(num_keys: int, reach: int | None, known_by_event: bool) -> str:
+    """Every visible pair, then the best of each asking row: linear while no key is asked for many times."""
+    alive = "" if reach is None else f" AND o.t >= {_since(reach)}"
+    known = " AND o.known <= a.t" if known_by_event else ""
+    return (
+        "SELECT a.i AS asked, arg_max(o.i, row(o.t, o.known, o.i)) AS found FROM a JOIN o "
+        f"ON {_equal(num_keys)}o.t <= a.t{alive}{known} GROUP BY a.i"
+    )
+
+
+def _sorted_sql(num_keys: int, reach: int | None, known_by_event: bool) -> str:
+    """ASOF sorts both sides once. The order of times and of ties is one comparison of (time, known, row)."""
     keys = "".join(f"k{position}, " for position in range(num_keys))
-    last = "9223372036854775807"
     ontime = " WHERE known <= t" if known_by_event else ""
     best = (
-        f"SELECT a.i AS asked, o.i AS found, a.t - o.t AS age, o.rank AS rank FROM a ASOF JOIN "
+        f"SELECT a.i AS asked, o.i AS found, o.rank AS rank, a.t AS t FROM a ASOF JOIN "
         f"(SELECT {keys}t, i, row(t, known, i) AS rank FROM o{ontime}) o "
-        f"ON {_equal(num_keys)}row(a.t, {last}, {last}) >= o.rank"
+        f"ON {_equal(num_keys)}row(a.t, {_LAST}, {_LAST}) >= o.rank"
     )
     if known_by_event:
         # ASOF takes one inequality: rows that became known after they happened need a second one.
         best = (
-            f"SELECT asked, arg_max(found, rank) AS found, arg_max(age, rank) AS age FROM ({best} UNION ALL "
-            f"SELECT a.i, o.i, a.t - o.t, row(o.t, o.known, o.i) FROM a JOIN (SELECT * FROM o WHERE known > t) o "
+            f"SELECT asked, arg_max(found, rank) AS found, max(rank) AS rank, any_value(t) AS t FROM ({best} "
+            f"UNION ALL SELECT a.i, o.i, row(o.t, o.known, o.i), a.t FROM a JOIN (SELECT * FROM o WHERE known > t) o "
             f"ON {_equal(num_keys)}o.known <= a.t) GROUP BY asked"
         )
-    return f"SELECT asked, found FROM ({best})" + ("" if reach is None else f" WHERE age <= {reach}")
+    alive = "" if reach is None else f" WHERE a.rank[1] >= {_since(reach)}"
+    return f"SELECT asked, found FROM ({best}) a{alive}"
 
 
 def _parse(aggregate: str) -> tuple[str, str]:
     function, _, column = aggregate.partition(":")
-    if function in _FUNCTIONS if column else function in {"count", "since_last", "since_first"}:
+    if function in FUNCTIONS if column else function in ("count", *SINCE):
         return function, column
     raise InputError(
         f"aggregate {aggregate!r} is unknown: expected count, since_last, since_first or FUNCTION:COLUMN with "
-        f"FUNCTION one of {', '.join(sorted(_FUNCTIONS))}."
+        f"FUNCTION one of {', '.join(FUNCTIONS)}."
     )
 
 
 def _selects(function: str, column: str, windows: Sequence[timedelta]) -> Iterator[tuple[str, str]]:
     """Name and SQL of the columns that one aggregate adds."""
-    if function.startswith("since"):
+    if function in SINCE:
         edge = "max" if function == "since_last" else "min"
-        yield f"{function}_d", f"(any_value(a.t) - {edge}(o.t)) / {_DAY_US}::DOUBLE"
+        yield aggregate_name(function, 0), f"(any_value(a.t) - {edge}(o.t)) / {_DAY_US}::DOUBLE"
         return
     for window in windows:
-        days = f"{window / timedelta(days=1):g}d".replace(".", "_")
-        name = f"{function}_{column}_{days}" if column else f"{function}_{days}"
+        name = aggregate_name(f"{function}:{column}" if column else function, window / timedelta(days=1))
         yield name, _expression(function, f'o."x_{column}"', f"FILTER (o.t > a.t - {_span(window, 'us')})")
 
 
@@ -256,7 +309,7 @@ def _window_sql(
     num_keys: int, wanted: Sequence[tuple[str, str]], windows: Sequence[timedelta], known_by_event: bool
 ) -> str:
     selects = [select for function, column in wanted for select in _selects(function, column, windows)]
-    whole = any(function.startswith("since") for function, _ in wanted) or not windows
+    whole = any(function in SINCE for function, _ in wanted) or not windows
     bound = "" if whole else f" AND o.t > a.t - {_span(max(windows), 'us')}"
     known = " AND o.known <= a.t" if known_by_event else ""
     columns = ", ".join(f'{sql} AS "{name}"' for name, sql in selects)

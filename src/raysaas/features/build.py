@@ -5,10 +5,12 @@ Both run the same way: pin the sources, make the views' feature rows, put them i
 
 import fcntl
 import hashlib
+import json
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -20,13 +22,14 @@ from raysaas.errors import InputError
 from raysaas.features.definitions import FeatureRepo, ViewRows, features_table, repo_folder, repository
 from raysaas.features.examples import entities_at, examples
 from raysaas.features.feedback import feedback, with_feedback
-from raysaas.features.raw import STAMP, Raw, raw
+from raysaas.features.online import write_all
+from raysaas.features.raw import STAMP, Raw, pins, raw
+from raysaas.features.rebuild import check_same, definitions
 from raysaas.features.split import split
 from raysaas.features.views import latest_rows, schema_of, view_rows
-from raysaas.records import TrainingSet
+from raysaas.records import TrainingSet, plain
 from raysaas.settings import Settings
-from raysaas.stores.online import OnlineStore
-from raysaas.stores.tables import Tables
+from raysaas.stores.tables import MADE_FROM, Tables
 from raysaas.use_case import ExampleKind, UseCase
 
 if TYPE_CHECKING:
@@ -37,40 +40,50 @@ _FIXED = ["row_id", "tenant", "entity", "event_time", "known_at", "split", "labe
 
 
 def training_set(
-    settings: Settings, tables: Tables, *, as_of: datetime | None = None, now: datetime
+    settings: Settings, tables: Tables, *, as_of: datetime | None = None, now: datetime, was: TrainingSet | None = None
 ) -> tuple[TrainingSet, pa.Table]:
     """Build, store and return the examples known by ``as_of`` (``now`` if None) with their features as of each
     example.
 
     The table has ``row_id, tenant, entity, event_time, known_at, split, label`` and the features, sorted by time and
-    row id. Constant and empty feature columns are dropped with a warning. Raises InputError when there is nothing to
-    learn.
+    row id. Constant and empty feature columns are dropped with a warning. With ``was`` the set that it describes is
+    built again, from the snapshots that one was built from. Raises InputError when there is nothing to learn,
+    ConfigError when the rows are not those of ``was``.
     """
-    use_case, known = settings.use_case, as_of or now
-    sources = raw(use_case, tables, known)
+    use_case, known = settings.use_case, was.known_at if was else as_of or now
+    snapshots = was.snapshots if was else pins(use_case, tables, as_of)
+    sources = raw(use_case, tables, known, snapshots)
     asked = examples(use_case, sources)
     with _only_builder(settings):
         repo, store = _publish(settings, tables, sources, asked)
         table = _with_split(_retrieve(store, repo, asked), use_case)
-    rows = feedback(use_case, tables, known) if settings.use_case.examples.feedback else None
+    rows = feedback(use_case, tables, known, snapshots) if settings.use_case.examples.feedback else None
     table = table if rows is None else with_feedback(table, rows, use_case)
     table, warnings = _learnable(table.sort_by([("event_time", "ascending"), ("row_id", "ascending")]))
-    name = f"training.{use_case.name}"
-    digest = content_hash(table)
-    snapshot = tables.overwrite(name, table, {"raysaas.content_hash": digest})
-    return TrainingSet(
+    made = TrainingSet(
         use_case=use_case.name,
-        table=name,
-        snapshot_id=snapshot,
-        snapshots=sources.snapshots,
+        table=f"training.{use_case.name}",
+        snapshot_id=0,
+        snapshots=snapshots,
         feature_service=use_case.name,
         feature_service_hash=repo.hash,
         as_of=known,
         known_at=known,
         num_rows=table.num_rows,
-        content_hash=digest,
+        content_hash=content_hash(table),
+        definitions=definitions(use_case),
         warnings=tuple(warnings),
-    ), table
+    )
+    if was:
+        check_same(was, made)
+    return replace(made, snapshot_id=_kept(tables, made, table, was)), table
+
+
+def _kept(tables: Tables, made: TrainingSet, table: pa.Table, was: TrainingSet | None) -> int:
+    """The snapshot that holds a set's rows: the one of equal rows where it is still there, else a new one."""
+    if was and any(item["snapshot_id"] == was.snapshot_id for item in tables.snapshots(was.table)):
+        return was.snapshot_id
+    return tables.overwrite(made.table, table, {MADE_FROM: json.dumps(plain(made))})
 
 
 def materialize(settings: Settings, tables: Tables, now: datetime) -> int:
@@ -81,7 +94,7 @@ def materialize(settings: Settings, tables: Tables, now: datetime) -> int:
     0.
     """
     use_case = settings.use_case
-    sources = raw(use_case, tables, now)
+    sources = raw(use_case, tables, now, pins(use_case, tables, None))
     at = sources.newest_event()
     entities = entities_at(use_case, sources, at)
     asks = entities.append_column("event_time", pa.array([at] * entities.num_rows, STAMP))
@@ -185,10 +198,13 @@ def _write_online(
     settings: Settings, tables: Tables, repo: FeatureRepo, store: "FeatureStore", entities: pa.Table, at: datetime
 ) -> int:
     # Straight from Arrow: Feast's own way goes through numpy, which rounds integers beside nulls and loses NaN.
-    online = OnlineStore(str(settings.storage.online_path))
+    def rows() -> Iterator[tuple[str, pa.Table]]:
+        for view in repo.views():
+            source = view.batch_source
+            found = tables.read(source.table, snapshot=source.snapshot)
+            yield view.name, latest_rows(found, entities, at, view.ttl or None)
+
+    write_all(settings, repo.online, rows())
     for view in repo.views():
-        source = view.batch_source
-        rows = latest_rows(tables.read(source.table, snapshot=source.snapshot), entities, at, view.ttl or None)
-        online.write(view.name, rows)
         store.registry.apply_materialization(view, store.project, at - timedelta(days=1), at)
     return int(entities.num_rows)

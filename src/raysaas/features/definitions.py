@@ -5,8 +5,6 @@ The join keys are (tenant, entity): entity ids may collide between tenants, and 
 takes 5 s to import, so this module does it on the first call.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import yaml
 
+from raysaas.features.fingerprint import online_service
 from raysaas.settings import Features, Storage
+from raysaas.stores.generations import OnlineService
 from raysaas.stores.online import online_view
 from raysaas.use_case import UseCase
 
@@ -47,13 +47,19 @@ class ViewRows:
 
 @dataclass(frozen=True, slots=True)
 class FeatureRepo:
-    """A use case's Feast repository. ``hash`` is equal for equal features, types and TTLs."""
+    """A use case's Feast repository. ``online`` says the same of its rows online; its hash is that of the features,
+    equal for equal names, types, definitions and TTLs."""
 
     use_case: str
     folder: Path
     config: Mapping[str, Any]
     objects: tuple[Any, ...]
-    hash: str
+    online: OnlineService
+
+    @property
+    def hash(self) -> str:
+        """Digest of the feature service."""
+        return self.online.hash
 
     def apply(self) -> "FeatureStore":
         """Write ``feature_store.yaml``, apply the definitions, forget views that left conf, and return the Feast
@@ -91,7 +97,7 @@ def repository(
         folder,
         _config(use_case.name, folder, storage, features or Features()),
         (*entities, *feature_views, service),
-        _hash(use_case, views),
+        online_service(use_case, {name: rows.schema for name, rows in views.items()}),
     )
 
 
@@ -108,7 +114,7 @@ def _config(project: str, folder: Path, storage: Storage, features: Features) ->
             "partitions": features.partitions,
             "rows_per_partition": features.rows_per_partition,
         },
-        "online_store": {"type": "raysaas.features.feast_online.PackedOnlineStore", "path": storage.online_path},
+        "online_store": {"type": "raysaas.features.feast_online.PackedOnlineStore", "url": storage.online_url},
         "entity_key_serialization_version": 3,
     }
 
@@ -138,11 +144,3 @@ def _view(use_case: UseCase, name: str, rows: ViewRows, entities: list[Any]) -> 
         schema=[*(Field(name=key, dtype=String) for key in KEYS), *fields],
         source=IcebergSource(name=full, table=table, snapshot=rows.snapshot),
     )
-
-
-def _hash(use_case: UseCase, views: Mapping[str, ViewRows]) -> str:
-    content = {
-        name: [str(_ttl(use_case, name)), *((field.name, str(field.type)) for field in rows.schema)]
-        for name, rows in sorted(views.items())
-    }
-    return hashlib.sha256(json.dumps([use_case.name, content]).encode()).hexdigest()

@@ -1,46 +1,104 @@
-"""Joins fanned out over Ray by hash of the entity key, so that a worker holds one partition only."""
+"""Joins fanned out over Ray by hash of the entity key, so that a worker holds one partition or one file only.
+
+A shuffle of two steps, carried by Ray's object store, which spills to disk: tasks split the offered rows, a file each,
+into partitions; tasks join a partition each. The driver holds the asking rows and the result, never the offered rows.
+"""
 
 from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Any, Protocol
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 Join = Callable[[pa.Table, pa.Table], pa.Table]
 
 
+class Offered(Protocol):
+    """Rows that lie elsewhere, in an order; each of ``parts`` can be read alone, in any process."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many there are."""
+        ...
+
+    def parts(self) -> "Sequence[Offered]":
+        """Pieces that follow each other."""
+        ...
+
+    def read(self) -> pa.Table:
+        """All of them."""
+        ...
+
+
 def partitioned(
-    join: Join, asking: pa.Table, offered: pa.Table, *, keys: Sequence[str], partitions: int, max_rows: int
+    join: Join, asking: pa.Table, offered: pa.Table | Offered, *, keys: Sequence[str], partitions: int, max_rows: int
 ) -> pa.Table:
     """``join(asking, offered)``, in this process up to ``max_rows`` rows, over Ray tasks beyond that.
 
-    ``join`` must keep the asking rows in their order and look only at offered rows of equal ``keys``; then the result
-    is the same either way. Without a running Ray it stays in this process: a task costs more than a small join.
+    ``join`` must keep the asking rows in their order, add columns to them and look only at offered rows of equal
+    ``keys``, in their order; then the result is the same either way. There are ``partitions`` or more, so that each has
+    about ``max_rows``. Without a running Ray it stays in this process: a task costs more than a small join.
     """
     import ray
 
-    if partitions < 2 or asking.num_rows + offered.num_rows <= max_rows or not ray.is_initialized():
-        return join(asking, offered)
-    task = ray.remote(num_cpus=0.5)(_apply)
-    left, right = (_hashed(table, keys, partitions) for table in (asking, offered))
-    rows = [np.flatnonzero(left == part) for part in range(partitions)]
-    tasks = [
-        task.remote(join, asking.take(rows[part]), offered.take(np.flatnonzero(right == part)))
-        for part in range(partitions)
-    ]
-    joined = pa.concat_tables(ray.get(tasks), promote_options="permissive")
-    return joined.take(np.argsort(np.concatenate(rows), kind="stable"))
+    num_rows = asking.num_rows + offered.num_rows
+    if partitions < 2 or num_rows <= max_rows or not ray.is_initialized():
+        return join(asking, offered if isinstance(offered, pa.Table) else offered.read())
+    num = max(partitions, ceil(num_rows / max_rows))
+    split = ray.remote(num_cpus=0.5, num_returns=num)(_split)
+    apply = ray.remote(num_cpus=0.5)(_apply)
+    pieces = [split.remote(part, keys, num) for part in _parts(offered, max_rows)]
+    rows = _partitions(asking, keys, num)
+    tasks = [apply.remote(join, asking.take(rows[part]), *(piece[part] for piece in pieces)) for part in range(num)]
+    del pieces
+    added = pa.concat_tables(_collected(tasks), promote_options="permissive")
+    added = added.take(np.argsort(np.concatenate(rows), kind="stable"))
+    for field in added.schema:
+        asking = asking.append_column(field, added[field.name])
+    return asking
 
 
-def _apply(join: Join, asking: pa.Table, offered: pa.Table) -> pa.Table:
-    return join(asking, offered)
+def _parts(offered: pa.Table | Offered, max_rows: int) -> Sequence[Any]:
+    if not isinstance(offered, pa.Table):
+        return offered.parts()
+    return [offered.slice(start, max_rows) for start in range(0, max(offered.num_rows, 1), max_rows)]
 
 
-def _hashed(table: pa.Table, keys: Sequence[str], partitions: int) -> np.ndarray:
-    """Partition of each row; equal keys give equal partitions in every process."""
-    selected = table.select(keys)
-    parts = ", ".join(f'"{key}"::VARCHAR' for key in keys)
+def _collected(tasks: list[Any]) -> list[pa.Table]:
+    """Results in order; each leaves the object store as soon as it is here."""
+    import ray
+
+    tables = []
+    for position, task in enumerate(tasks):
+        tables.append(ray.get(task))
+        tasks[position] = None
+    return tables
+
+
+def _split(part: pa.Table | Offered, keys: Sequence[str], num: int) -> list[pa.Table]:
+    table = part if isinstance(part, pa.Table) else part.read()
+    return [table.take(rows) for rows in _partitions(table, keys, num)]
+
+
+def _apply(join: Join, asking: pa.Table, *offered: pa.Table) -> pa.Table:
+    return join(asking, pa.concat_tables(offered)).drop_columns(asking.column_names)
+
+
+def _partitions(table: pa.Table, keys: Sequence[str], num: int) -> list[NDArray[np.int64]]:
+    """Row numbers of each partition, in order; equal keys of any type meet in the same one in every process."""
+    parts = ", ".join(_text(f'"{key}"', table.schema.field(key).type) for key in keys)
     with duckdb.connect() as connection:
-        connection.register("selected", selected)
-        part = f"md5_number_lower(concat_ws(chr(31), {parts})) % {partitions}"
-        return np.asarray(connection.sql(f"SELECT ({part})::BIGINT AS part FROM selected").fetchnumpy()["part"])
+        connection.register("selected", table.select(keys))
+        query = f"SELECT (hash({parts}) % {num})::INTEGER AS part FROM selected"
+        part = np.asarray(connection.sql(query).fetchnumpy()["part"])
+    order = np.argsort(part, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(part, minlength=num))[:-1])
+
+
+def _text(column: str, kind: pa.DataType) -> str:
+    # 1, 1.0 and 1.00 are equal keys.
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return f"{column}::DOUBLE" if number else f"{column}::VARCHAR"

@@ -3,7 +3,7 @@
 Feast loads it by its dotted path in ``feature_store.yaml``. Source: feast.infra.offline_stores.offline_store (0.67).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from raysaas.errors import InputError
 from raysaas.features.asof import asof_join
 from raysaas.features.fanout import partitioned
 from raysaas.features.feast_source import IcebergSource, tables_of
+from raysaas.stores.datafiles import DataFiles, data_files
 
 _AT = "__event_time"
 
@@ -36,7 +37,7 @@ class IcebergOfflineStoreConfig(FeastConfigBaseModel):
     warehouse: str | None = None
     known_at: datetime | None = None
     partitions: int = 2
-    rows_per_partition: int = 250_000
+    rows_per_partition: int = 2_000_000
 
 
 class IcebergRetrievalJob(RetrievalJob):
@@ -94,9 +95,8 @@ class IcebergOfflineStore(OfflineStore):
     ) -> RetrievalJob:
         """Entity rows in their order plus the features asked for; ``entity_df`` is a pandas or an Arrow table."""
         if not isinstance(entity_df, pd.DataFrame | pa.Table):
-            raise InputError(
-                f"entity_df is {type(entity_df).__name__}: expected a pandas or an Arrow table of entity rows."
-            )
+            given = "a query" if isinstance(entity_df, str) else f"a {type(entity_df).__name__}"
+            raise InputError(f"entity_df is {given}: expected a pandas or an Arrow table of entity rows.")
         entities = (
             entity_df if isinstance(entity_df, pa.Table) else pa.Table.from_pandas(entity_df, preserve_index=False)
         )
@@ -129,13 +129,15 @@ class IcebergOfflineStore(OfflineStore):
         """The latest row of each key with an event time from ``start_date`` to ``end_date``."""
 
         def retrieve() -> pa.Table:
-            rows = _read(config, data_source, [*join_key_columns, *feature_name_columns])
-            return latest(
-                rows.select([*join_key_columns, "event_time", "known_at", *feature_name_columns]),
+            rows = _files(config, data_source, [*join_key_columns, *feature_name_columns]).read()
+            known = [name for name in ("known_at",) if name in rows.column_names]
+            found = latest(
+                rows.select([*join_key_columns, "event_time", *known, *feature_name_columns]),
                 join_key_columns,
                 end_date,
                 end_date - start_date,
             )
+            return _stored_times(found, data_source)
 
         return IcebergRetrievalJob(retrieve)
 
@@ -153,14 +155,14 @@ class IcebergOfflineStore(OfflineStore):
         """Every row with an event time from ``start_date`` to ``end_date``."""
 
         def retrieve() -> pa.Table:
-            rows = _read(config, data_source, [*join_key_columns, *feature_name_columns])
+            rows = _files(config, data_source, [*join_key_columns, *feature_name_columns]).read()
             for bound, keep in ((start_date, pc.greater_equal), (end_date, pc.less_equal)):
                 rows = (
                     rows
                     if bound is None
                     else rows.filter(keep(rows["event_time"], pa.scalar(bound, rows["event_time"].type)))
                 )
-            return rows
+            return _stored_times(rows, data_source)
 
         return IcebergRetrievalJob(retrieve)
 
@@ -193,14 +195,24 @@ def _source(view: FeatureView) -> IcebergSource:
     return view.batch_source
 
 
-def _read(config: RepoConfig, source: DataSource, columns: Sequence[str]) -> pa.Table:
-    """Rows of a source with its times named ``event_time`` and ``known_at``; row order is that of the table."""
+def _files(
+    config: RepoConfig, source: DataSource, columns: Sequence[str], names: Mapping[str, str] | None = None
+) -> DataFiles:
+    """Rows of a source with its times named ``event_time`` and ``known_at`` and its columns as ``names`` says; row
+    order is that of the table."""
     if not isinstance(source, IcebergSource):
         raise InputError(f"source {source.name!r} is a {type(source).__name__}: expected an IcebergSource.")
     times = {source.timestamp_field: "event_time", source.created_timestamp_column: "known_at"}
-    wanted = dict.fromkeys([*columns, *filter(None, times)])
-    table = tables_of(config).read(source.table, snapshot=source.snapshot, columns=wanted)
-    return table.rename_columns({old: new for old, new in times.items() if old})
+    stored = {feature: column for column, feature in source.field_mapping.items()}
+    given = {stored.get(column, column): (names or {}).get(column, column) for column in columns}
+    renamed = {**given, **{old: (names or {}).get(new, new) for old, new in times.items() if old}}
+    return data_files(tables_of(config), source.table, snapshot=source.snapshot, columns=list(renamed), names=renamed)
+
+
+def _stored_times(rows: pa.Table, source: DataSource) -> pa.Table:
+    """The times under the names that Feast knows them by."""
+    names = {"event_time": source.timestamp_field, "known_at": source.created_timestamp_column or "known_at"}
+    return rows.rename_columns([names.get(name, name) for name in rows.column_names])
 
 
 def _wanted(view: FeatureView, feature_refs: Sequence[str]) -> list[str]:
@@ -219,11 +231,11 @@ def _time_column(entities: pa.Table) -> str:
 def _join_view(
     config: RepoConfig, entities: pa.Table, view: FeatureView, features: list[str], full: bool, known_by_event: bool
 ) -> pa.Table:
-    keys = [view.projection.join_key_map.get(field.name, field.name) for field in view.entity_columns]
-    rows = _read(config, _source(view), [*(field.name for field in view.entity_columns), *features])
     event_time, prefix = _time_column(entities), f"{view.projection.name_to_use()}__" if full else ""
     names = {**{name: prefix + name for name in features}, **view.projection.join_key_map, "event_time": event_time}
-    rows = rows.rename_columns({old: new for old, new in names.items() if old in rows.column_names})
+    stored = [field.name for field in view.entity_columns]
+    rows = _files(config, _source(view), [*stored, *features], names)
+    keys = [names.get(name, name) for name in stored]
     store = config.offline_store
     join = partial(
         asof_join,

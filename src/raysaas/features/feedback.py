@@ -8,6 +8,7 @@ those of entities that are not judged join train. Fewer feedback rows wait until
 repeat rows that judge.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 
 import numpy as np
@@ -16,24 +17,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysaas.features.examples import normal_label
-from raysaas.features.raw import STAMP, sql
+from raysaas.features.raw import LOGS, STAMP, sql
 from raysaas.features.split import MIN_GROUPS, shares
 from raysaas.stores.tables import Tables
 from raysaas.use_case import UseCase
 
 MIN_ROWS = 200
 _TEST, _VALID = 0.40, 0.15
-_LOGS = ("log.decisions", "log.outcomes")
 
 
-def feedback(use_case: UseCase, tables: Tables, as_of: datetime) -> pa.Table | None:
+def feedback(
+    use_case: UseCase, tables: Tables, as_of: datetime, snapshots: Mapping[str, int] | None = None
+) -> pa.Table | None:
     """Decisions made by ``as_of`` with their latest outcome observed by then; None when there are none.
 
+    They are read from the given ``snapshots`` of the two logs (from none, where one of them is not named), else from
+    those that hold now.
     Columns ``row_id, tenant, entity, event_time, known_at, label, inputs`` (JSON); a decision counts once.
     """
-    if not all(tables.exists(name) for name in _LOGS):
+    read_from = {name: tables.current(name) for name in LOGS} if snapshots is None else snapshots
+    if not all(read_from.get(name) for name in LOGS):
         return None
-    decisions, outcomes = (tables.read(name, where=f"use_case == '{use_case.name}'") for name in _LOGS)
+    mine = f"use_case == '{use_case.name}'"
+    decisions, outcomes = (tables.read(name, snapshot=read_from[name], where=mine) for name in LOGS)
     joined = sql(
         "SELECT d.id AS row_id, d.tenant, d.entity, any_value(d.time) AS event_time, max(o.observed_at) AS known_at, "
         "arg_max(o.label, o.observed_at) AS label, any_value(d.inputs) AS inputs FROM decisions d JOIN outcomes o "

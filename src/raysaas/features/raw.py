@@ -2,20 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyiceberg.expressions import BooleanExpression
 
 from raysaas.errors import InputError
+from raysaas.features.current_versions import commit_order, current_versions
 from raysaas.features.definitions import CONTEXT
 from raysaas.stores.tables import Tables
 from raysaas.use_case import ColumnType, Source, UseCase
 
 STAMP = pa.timestamp("us", "UTC")
 TIMES = {"event_time", "known_at", "moment"}
+LOGS = ("log.decisions", "log.outcomes")
 
 
 def sql(query: str, **tables: pa.Table) -> pa.Table:
@@ -65,33 +68,57 @@ class Raw:
         return [self.read(name) for name, source in self.sources.items() if source.time]
 
 
-def raw(use_case: UseCase, tables: Tables, as_of: datetime) -> Raw:
-    """Pin each source's newest snapshot committed by ``as_of`` (of all, when there is none) and read rows known by
-    then.
+def raw(
+    use_case: UseCase,
+    tables: Tables,
+    as_of: datetime,
+    snapshots: Mapping[str, int] | None = None,
+    where: BooleanExpression | None = None,
+) -> Raw:
+    """Rows known by ``as_of`` of the given ``snapshots`` by table, else of those that :func:`pins` names.
 
-    Rows come sorted by tenant, entity, event time and row id. Raises InputError when a source has no rows.
+    Rows come sorted by tenant, entity, event time and row id; with ``where`` (pyiceberg's) only some are read. Raises
+    InputError when a source has no rows.
     """
     names = {name: f"raw.{use_case.name}__{name}" for name in use_case.sources}
-    pins = {table: _pin(tables, table, as_of) for table in names.values()}
+    chosen = pins(use_case, tables, as_of) if snapshots is None else snapshots
+    read_from = {table: chosen[table] for table in names.values()}
 
     @cache
     def read(name: str) -> pa.Table:
-        table = tables.read(names[name], snapshot=pins[names[name]])
+        table = tables.read(names[name], snapshot=read_from[names[name]], where=where)
         table = table.set_column(
             table.column_names.index("entity"), "entity", pc.coalesce(table["entity"], table["row_id"])
         )
         table = table.filter(pc.less_equal(table["known_at"], pa.scalar(as_of, STAMP)))
+        table = current_versions(table, use_case.sources[name], commit_order(tables.snapshots(names[name])))
         return table.sort_by([(key, "ascending") for key in ("tenant", "entity", "event_time", "row_id")])
 
-    return Raw(as_of, pins, read, use_case.sources)
+    return Raw(as_of, read_from, read, use_case.sources)
 
 
-def _pin(tables: Tables, table: str, as_of: datetime) -> int:
-    snapshots = tables.snapshots(table)
-    if not snapshots:
-        raise InputError(f"table {table!r} has no rows: run the ingest job for this source first.")
-    before = [item for item in snapshots if item["committed_at"] <= as_of + timedelta(seconds=1)]
-    return int((before or snapshots)[-1]["snapshot_id"])
+def pins(use_case: UseCase, tables: Tables, as_of: datetime | None) -> dict[str, int]:
+    """The snapshot of each table that a training set of ``as_of`` reads; None is now: the newest of each.
+
+    Of a source counts the newest snapshot committed by then. A source whose first commit came later holds history that
+    was brought in afterwards: commits say nothing of what was known then, so its newest snapshot is read and
+    ``known_at`` alone decides. A log that has no commit by then is not read: logs are written as things happen.
+    Raises InputError when a source has no rows.
+    """
+    logs = LOGS if use_case.examples.feedback else ()
+    sources = [f"raw.{use_case.name}__{name}" for name in use_case.sources]
+    found = {table: _pin(tables, table, as_of) for table in (*sources, *logs)}
+    for table in sources:
+        found[table] = found[table] or tables.current(table)
+        if found[table] is None:
+            raise InputError(f"table {table!r} has no rows: run the ingest job for this source first.")
+    return {table: snapshot for table, snapshot in found.items() if snapshot is not None}
+
+
+def _pin(tables: Tables, table: str, as_of: datetime | None) -> int | None:
+    if as_of is None:
+        return tables.current(table)
+    return next((s["snapshot_id"] for s in reversed(tables.snapshots(table)) if s["committed_at"] <= as_of), None)
 
 
 def value_columns(use_case: UseCase, source_name: str, schema: pa.Schema) -> list[str]:

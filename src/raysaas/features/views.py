@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysaas.errors import InputError
-from raysaas.features.asof import aggregate_names, asof_join, window_aggregates
+from raysaas.features.asof import asof_join, window_aggregates
 from raysaas.features.definitions import CONTEXT, KEYS
+from raysaas.features.derived import lagged, made
 from raysaas.features.fanout import partitioned
 from raysaas.features.raw import Raw, sql, value_columns
 from raysaas.settings import Features
-from raysaas.use_case import ExampleKind, UseCase, View
+from raysaas.use_case import ExampleKind, UseCase
+from raysaas.view import View, lag_name
 
 ROW = "row"
 _AT = "__at"
@@ -28,7 +30,7 @@ _AT = "__at"
 def feature_names(use_case: UseCase) -> dict[str, dict[str, str]]:
     """For each view of conf: its own column names and, of each, the feature's name, with the view's in front on a
     clash."""
-    own = {name: _own_names(view) for name, view in use_case.views.items()}
+    own = {name: view.features() for name, view in use_case.views.items()}
     clashes = {
         name for name, count in Counter(column for names in own.values() for column in names).items() if count > 1
     }
@@ -47,6 +49,7 @@ def view_rows(use_case: UseCase, raw: Raw, asks: pa.Table, features: Features) -
     for name, view in use_case.views.items():
         _check_columns(name, view, raw.read(view.source))
         rows = _windows(view, raw, asks, features) if view.aggregates else _columns(view, raw)
+        rows = made(rows, view, name)
         yield name, rows.rename_columns({old: new for old, new in names[name].items() if old in rows.column_names})
     examples = use_case.examples
     if examples.kind is ExampleKind.rows and (not use_case.views or examples.lags):
@@ -66,7 +69,8 @@ def own_rows(use_case: UseCase, raw: Raw) -> pa.Table:
         else [name for name in value_columns(use_case, examples.source, table.schema) if name not in hidden]
     )
     lags = [
-        f'lag("{column}", {back}) OVER w AS "{column}_lag_{back}"'
+        f'CASE WHEN lag(rows.known_at, {back}) OVER w <= event_time THEN lag("{column}", {back}) OVER w END '
+        f'AS "{lag_name(column, back)}"'
         for column, all_back in examples.lags.items()
         for back in all_back
     ]
@@ -111,20 +115,16 @@ def _windows_of(view: View) -> list[timedelta]:
     return [timedelta(days=days) for days in view.windows_days]
 
 
-def _own_names(view: View) -> list[str]:
-    return aggregate_names(_windows_of(view), view.aggregates) if view.aggregates else list(view.columns)
-
-
 def _check_columns(name: str, view: View, table: pa.Table) -> None:
-    missing = sorted(set(view.columns) - set(table.column_names))
+    """A source that declares no columns is known only now."""
+    missing = sorted(set(view.inputs()) - set(table.column_names))
     if missing:
-        raise InputError(
-            f"use_case.views.{name}.columns names {missing}: source {view.source!r} has {table.column_names}."
-        )
+        raise InputError(f"use_case.views.{name} names {missing}: source {view.source!r} has {table.column_names}.")
 
 
 def _columns(view: View, raw: Raw) -> pa.Table:
-    return raw.read(view.source).select([*CONTEXT, *view.columns])
+    rows = raw.read(view.source)
+    return lagged(rows, view.columns, view.lags) if view.lags else rows.select([*CONTEXT, *view.columns])
 
 
 def _windows(view: View, raw: Raw, asks: pa.Table, features: Features) -> pa.Table:

@@ -11,7 +11,7 @@ import tomli_w
 from safetensors.numpy import load_file, save_file
 
 from raysaas import __version__
-from raysaas.errors import InputError
+from raysaas.errors import ConfigError, InputError
 from raysaas.models import bundle, network, steps
 from raysaas.models.encode import Encoder
 from raysaas.models.profile import Profile
@@ -38,8 +38,13 @@ class Problem:
 def prepare(settings: Settings, problem: Problem, valid: pa.Table, folder: Path) -> Plan:
     """Write initial weights and encoded validation rows into ``folder`` and return the plan that the sites get.
 
-    Raises InputError when ``problem.weights`` do not fit the network.
+    Raises InputError when ``problem.weights`` do not fit the network, ConfigError for a target encoding.
     """
+    if targets := [field.name for field in problem.encoder.fields if field.encoding == "target"]:
+        raise ConfigError(
+            f"use_case.encodings.{targets[0]}=target is not allowed in a federated run: sites would see each other's "
+            "labels in it; expected onehot, ordinal or frequency."
+        )
     folder.mkdir(mode=0o700, parents=True)
     plan = _plan(settings, problem, folder)
     x = problem.encoder.dense(rows.columns(valid, rows.kinds_of(problem.encoder)))

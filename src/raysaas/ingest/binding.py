@@ -8,9 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysaas.errors import ConfigError, InputError
+from raysaas.ingest.actions import validate_rules
 from raysaas.ingest.casts import cast, day_first, flat, spelled_as_number
 from raysaas.ingest.sources import identifier
-from raysaas.use_case import Column, ColumnType, Source
+from raysaas.stores.journal import KNOWN_AT, TENANT
+from raysaas.use_case import Column, ColumnType, Keep, Source
 
 # Platform column -> the setting of Source that names the column it is made from.
 ROLES = {"tenant": "tenant", "entity": "entity", "event_time": "time", "known_at": "known_at"}
@@ -43,7 +45,7 @@ def bind(source: Source, header: Iterable[str]) -> Binding:
             raise InputError(f"The file has no column {wanted!r} that the contract requires{_nearest(wanted, header)}.")
         else:
             missing.append(wanted)
-    taken = set(names.values())
+    taken = {*names.values(), TENANT, KNOWN_AT}
     ignored = {i: by_identifier[i] for i in map(identifier, header) if by_identifier[i] not in taken}
     return Binding(names, ignored, tuple(missing))
 
@@ -55,15 +57,24 @@ def _nearest(wanted: str, header: Iterable[str]) -> str:
 
 
 def validate(source: Source, name: str) -> None:
-    """Check that the contract names only columns it has. Raises ConfigError."""
+    """Check that the contract names only columns and rules it has. Raises ConfigError."""
     known = [*source.columns, *source.derive]
     for setting in ("entity", "tenant", "time", "known_at"):
         key = getattr(source, setting)
         if key is not None and key not in known:
             raise ConfigError(f"use_case.sources.{name}.{setting}={key!r} names no column{_nearest(key, known)}.")
-    for key in source.unique:
-        if key not in known:
-            raise ConfigError(f"use_case.sources.{name}.unique: {key!r} names no column{_nearest(key, known)}.")
+    by = [source.duplicates.by] if source.duplicates.by else []
+    for setting, keys in (("unique", source.unique), ("references", source.references), ("duplicates.by", by)):
+        for key in keys:
+            if key not in known:
+                raise ConfigError(f"use_case.sources.{name}.{setting}: {key!r} names no column{_nearest(key, known)}.")
+    if source.duplicates.key in (Keep.last, Keep.latest) and not source.unique:
+        raise ConfigError(
+            f"use_case.sources.{name}.duplicates.key={source.duplicates.key} needs unique: set its columns."
+        )
+    if source.max_age_hours is not None and not source.time:
+        raise ConfigError(f"use_case.sources.{name}.max_age_hours needs the time of a row: set time to a column.")
+    validate_rules(source, name, known)
     for key in known:
         if key == "row_id" or (key in ROLES and getattr(source, ROLES[key]) != key):
             raise ConfigError(

@@ -1,7 +1,7 @@
 """Text, or any Arrow column, to the platform's types, column by column; what does not fit is masked, never raised.
 
-The fast path is one Arrow cast that succeeds when every value is plain; only a column that holds something else takes
-the slow path, DuckDB's ``TRY_CAST`` behind a check of the spelling. Both give the same values.
+The fast path is one Arrow cast that succeeds when every value is plain; only values that are not take the slow path,
+DuckDB's ``TRY_CAST`` behind a check of the spelling. Both give the same values. ``spelling.py`` tells them apart.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysaas.ingest.spelling import may_need_cleaning, plainly_numbers, replaced
 from raysaas.use_case import ColumnType
 
 TIME = pa.timestamp("us", "UTC")
@@ -85,6 +86,14 @@ def as_text(array: pa.Array) -> pa.Array:
 
 
 def _cleaned(array: pa.Array, keep: tuple[str, ...]) -> pa.Array:
+    """Text without blanks around it, and null where it spells one."""
+    unclean = may_need_cleaning(array)
+    if unclean.sum() * 2 > len(array):
+        return _clean(array, keep)
+    return replaced(array, unclean, _clean(array.filter(pa.array(unclean)), keep)) if unclean.any() else array
+
+
+def _clean(array: pa.Array, keep: tuple[str, ...]) -> pa.Array:
     text = pc.utf8_trim_whitespace(array)
     spelled = pc.is_in(pc.utf8_lower(text), value_set=NULLS)
     if keep:
@@ -102,7 +111,19 @@ def _parse(text: pa.Array, kind: ColumnType, day_first: bool | None) -> pa.Array
     try:
         return _fast(text, kind)
     except pa.ArrowInvalid:
-        return _slow(text, kind, day_first)
+        return _slow(text, kind, day_first) if kind is ColumnType.time else _mixed(text, kind)
+
+
+def _mixed(text: pa.Array, kind: ColumnType) -> pa.Array:
+    """Numbers of which some are not plain: the slow path for those alone, where they are few."""
+    odd = ~plainly_numbers(text)
+    if odd.sum() * 4 > len(text):
+        return _slow(text, kind, None)
+    try:
+        plain = _fast(pc.if_else(pa.array(odd), pa.scalar(None, pa.string()), text), kind)
+    except pa.ArrowInvalid:
+        return _slow(text, kind, None)
+    return replaced(plain, odd, _slow(text.filter(pa.array(odd)), kind, None))
 
 
 def _fast(text: pa.Array, kind: ColumnType) -> pa.Array:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from raysaas.errors import InputError
 from raysaas.ingest.casts import connection
+from raysaas.ingest.uris import told
 from raysaas.use_case import Format
 
 _CHUNK = 8 << 20
@@ -28,6 +29,9 @@ _BATCH_ROWS = 131_072
 class SourceFile:
     """One input file: ``header`` are its own column names, ``body`` the byte offset of its first row.
 
+    ``uri`` is what people are told; the bytes are at ``place`` where that is something else: an extract of a database,
+    a URI with credentials. ``pushed`` rows came in one by one from many senders, so that no share of them speaks for
+    the file.
     In JSON Lines and Parquet ``paths`` are the keys that lead to each column: ``age`` inside the object ``user`` is the
     column ``user.age``. ``holds`` says of columns whose values are no single values what they are: ``lists``.
     """
@@ -42,6 +46,13 @@ class SourceFile:
     body: int = 0
     paths: tuple[tuple[str, ...], ...] = ()
     holds: Mapping[str, str] = field(default_factory=dict)
+    place: str = ""
+    pushed: bool = False
+
+    @property
+    def location(self) -> str:
+        """Where the bytes are."""
+        return self.place or self.uri
 
     @property
     def nested(self) -> tuple[str, ...]:
@@ -83,7 +94,8 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         fs, path = pafs.FileSystem.from_uri(uri)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{uri} is not a path or URI that can be opened ({error}).") from error
+        said = str(error).replace(uri, told(uri))
+        raise InputError(f"{told(uri)} is not a path or URI that can be opened ({said}).") from None
     return fs, path
 
 
@@ -93,14 +105,14 @@ def split(file: SourceFile, part_bytes: int) -> list[Part]:
         return _row_groups(file, part_bytes)
     if file.num_bytes - file.body <= part_bytes:
         return [Part(file, file.body, file.num_bytes)]
-    fs, path = filesystem(file.uri)
+    fs, path = filesystem(file.location)
     with fs.open_input_stream(path) as stream:
         stream.read(file.body)
         return _scan(file, stream, part_bytes)
 
 
 def _row_groups(file: SourceFile, part_bytes: int) -> list[Part]:
-    fs, path = filesystem(file.uri)
+    fs, path = filesystem(file.location)
     metadata = pq.read_metadata(path, filesystem=fs)
     parts, start, first, rows, size = [], 0, 0, 0, 0
     for group in range(metadata.num_row_groups):
@@ -119,6 +131,13 @@ def _scan(file: SourceFile, stream: pa.NativeFile, part_bytes: int) -> list[Part
     while chunk := stream.read(_CHUNK):
         if chunk.endswith(b"\r"):
             chunk += stream.read(1)
+        if not inside and _simple(chunk, quoted, at_start=last == base - 1):
+            while (at := chunk.find(b"\n", max(start + part_bytes - base, 0))) >= 0:
+                parts.append(Part(file, start, base + at + 1, first))
+                start, first = base + at + 1, rows + chunk.count(b"\n", 0, at + 1)
+            rows, last = rows + chunk.count(b"\n"), _last_newline(chunk, base, last)
+            base, before = base + len(chunk), chunk[-1]
+            continue
         found = _record_ends(chunk, before, inside, ord(file.delimiter) if quoted else None)
         if found is None:
             return [Part(file, file.body, file.num_bytes)]
@@ -134,6 +153,17 @@ def _scan(file: SourceFile, stream: pa.NativeFile, part_bytes: int) -> list[Part
     if start < file.num_bytes:
         parts.append(Part(file, start, file.num_bytes, first))
     return parts
+
+
+def _last_newline(chunk: bytes, base: int, last: int) -> int:
+    at = chunk.rfind(b"\n")
+    return base + at if at >= 0 else last
+
+
+def _simple(chunk: bytes, quoted: bool, *, at_start: bool) -> bool:
+    """Whether every newline ends a record that is not an empty line: then counting bytes is enough."""
+    odd = (b"\r", b"\n\n", b'"') if quoted else (b"\r", b"\n\n")
+    return not any(one in chunk for one in odd) and not (at_start and chunk.startswith(b"\n"))
 
 
 def _record_ends(chunk: bytes, before: int, inside: bool, delimiter: int | None) -> tuple[np.ndarray, bool] | None:
@@ -171,7 +201,7 @@ def blocks(part: Part) -> Iterator[Block]:
 
 
 def _bytes(part: Part) -> bytes:
-    fs, path = filesystem(part.file.uri)
+    fs, path = filesystem(part.file.location)
     with fs.open_input_file(path) as file:
         return bytes(file.read_at(part.end - part.start, part.start))
 
@@ -239,7 +269,7 @@ def _pointer(path: tuple[str, ...]) -> str:
 
 
 def _parquet_blocks(part: Part) -> Iterator[Block]:
-    fs, path = filesystem(part.file.uri)
+    fs, path = filesystem(part.file.location)
     done = part.first_row
     with pq.ParquetFile(path, filesystem=fs) as file:
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=list(range(part.start, part.end))):

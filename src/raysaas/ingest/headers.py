@@ -70,7 +70,7 @@ def jsonl_header(file: SourceFile, head: bytes) -> SourceFile:
 
 def parquet_header(file: SourceFile) -> SourceFile:
     """Return ``file`` with the names in its schema. Raises InputError when it cannot be read or has no rows."""
-    fs, path = filesystem(file.uri)
+    fs, path = filesystem(file.location)
     try:
         metadata = pq.read_metadata(path, filesystem=fs)
     except (pa.ArrowException, OSError) as error:

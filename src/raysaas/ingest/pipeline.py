@@ -16,162 +16,131 @@ A file is known by its SHA-256: digests of committed files stand in snapshot pro
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
-from functools import cache, partial
+from functools import cache
 
-import pyarrow as pa
 import pyarrow.fs as pafs
-import ray
-import ray.data
 from ray.util.metrics import Counter
 
-from raysaas.errors import ConfigError, ContractError, InputError, Unavailable
-from raysaas.ingest.across import QUARANTINE
-from raysaas.ingest.formats import Part, SourceFile
-from raysaas.ingest.planning import Plan, Target, plan, remove_leftovers
-from raysaas.ingest.refusals import examples, num_read, num_refused, warning
-from raysaas.ingest.settling import settle
-from raysaas.ingest.sources import discover
-from raysaas.ingest.staging import Staged, decode, part_types, stage, types
+from raysaas.errors import ConfigError, ContractError, InputError
+from raysaas.faults import reached
+from raysaas.ingest.contract_report import write_report
+from raysaas.ingest.fanning import each, stage_all, types_of
+from raysaas.ingest.findings import PROPERTY, Findings, last_accepted
+from raysaas.ingest.formats import SourceFile
+from raysaas.ingest.intake import intake
+from raysaas.ingest.planning import FILES, Plan, Target, plan, remove_leftovers
+from raysaas.ingest.refusals import num_read, num_refused, warning
+from raysaas.ingest.refused_rows import ATTEMPT, QUARANTINE
+from raysaas.ingest.settling import Referenced, references, settle
+from raysaas.ingest.sources import Found
+from raysaas.ingest.staging import Staged
+from raysaas.ingest.turns import turn
+from raysaas.ingest.verdicts import examine, judge
 from raysaas.records import Snapshot
 from raysaas.settings import Settings
 from raysaas.stores.tables import Tables
-from raysaas.use_case import ColumnType
 
-_TURN_S = 600
-_FILES, _BATCH = "raysaas.files", "raysaas.batch"
+_BATCH, _REFUSED = "raysaas.batch", "raysaas.refused"
 
 
-def ingest(settings: Settings, source_name: str, tables: Tables, now: datetime) -> Snapshot:
-    """Bring the new files of a source into ``raw.<use_case>__<source>`` and return the snapshot that holds them.
+def ingest(
+    settings: Settings, source_name: str, tables: Tables, now: datetime, found: Iterable[Found] | None = None
+) -> Snapshot:
+    """Bring what is new in a source into ``raw.<use_case>__<source>`` and return the snapshot that holds it.
 
-    Files that were committed before are skipped; when there are no others, the current snapshot is returned with
-    nothing read. Ray must be connected. Raises InputError (a file is wrong), ContractError (over the error budget),
-    ConfigError (the contract contradicts itself or the table), Unavailable (another job holds the table for too long).
+    What was committed before is skipped; when there is nothing else, the current snapshot is returned with nothing
+    read. ``found`` are the files to look at instead of all that the source names. Ray must be connected. Raises
+    InputError (a file is wrong), ContractError (over the error budget), ConfigError (the contract contradicts itself or
+    the table), Unavailable (a database does not answer, another job holds the table for too long).
     """
     sources = settings.use_case.sources
     if source_name not in sources:
         known = ", ".join(sources)
         raise ConfigError(f"use_case {settings.use_case.name} has no source {source_name!r}: expected one of {known}.")
     target = Target(settings.use_case.name, source_name)
-    files = discover(sources[source_name], settings.data_dir)
-    with _turn(target.raw):
-        new, warnings = _new_files(files, tables, target.raw)
+    with turn(target.raw), intake(settings, source_name, tables, target.raw, found) as taken:
+        new, warnings = _new_files(taken.files, tables, target.raw)
+        warnings += taken.warnings
         if not new:
             return _snapshot(tables, target.raw, [], warnings)
-        made = plan(new, settings, target, tables, now, _types_of)
-        staged = _run(made, tables, target)
-        _judge(staged, settings.ingest.error_budget, made, tables, target)
-        _commit(staged, made, tables, target)
-        _count(staged, target)
-        warnings += made.warnings + warning(staged, target.quarantine)
+        made = plan(new, settings, target, tables, now, types_of)
+        staged = _run(made, tables, target, references(settings.use_case, source_name, tables))
+        reached("ingest", "staged")
+        findings = examine(staged, made.batch, last_accepted(tables.snapshots(target.raw)))
+        try:
+            judge(source_name, staged, made.batch, findings, settings.ingest.error_budget, target.quarantine)
+        except ContractError:
+            _refused(staged, made, tables, target, findings)
+            write_report(settings, source_name, tables, replace(findings, committed=False))
+            raise
+        _commit(staged, made, tables, target, findings, taken.properties)
+        _count(findings, target)
+        write_report(settings, source_name, tables, findings)
+        warnings += made.warnings + warning(staged, target.quarantine, findings.faults)
         return _snapshot(tables, target.raw, staged, warnings, made.files)
 
 
-class _Holder:
-    """Its name in the cluster is the lock; it dies with the driver that made it, whatever happens to that."""
-
-
-@contextmanager
-def _turn(name: str) -> Iterator[None]:
-    """Let one job at a time write a table, or two runs over the same new files would both commit them."""
-    deadline = time.monotonic() + _TURN_S
-    actor = ray.remote(num_cpus=0)(_Holder).options(name=f"ingest/{name}", namespace="raysaas")
-    while True:
-        try:
-            holder = actor.remote()
-            break
-        except ValueError:
-            if time.monotonic() > deadline:
-                raise Unavailable(f"Another job has been ingesting into {name} for {_TURN_S} s; try again.") from None
-            time.sleep(0.2)
-    try:
-        yield
-    finally:
-        ray.kill(holder)
-
-
 def _new_files(files: list[SourceFile], tables: Tables, raw: str) -> tuple[list[SourceFile], tuple[str, ...]]:
-    done = {d for s in tables.snapshots(raw) for d in json.loads(s["properties"].get(_FILES, "[]"))}
+    done = {d for s in tables.snapshots(raw) for d in json.loads(s["properties"].get(FILES, "[]"))}
     new = {file.digest: file for file in reversed(files) if file.digest not in done}
     copies = len([f for f in files if f.digest not in done]) - len(new)
     warnings = (f"{copies} files are exact copies of others and were read once.",) if copies else ()
     return list(reversed(new.values())), warnings
 
 
-def _run(made: Plan, tables: Tables, target: Target) -> list[Staged]:
+def _run(made: Plan, tables: Tables, target: Target, referenced: dict[str, Referenced]) -> list[Staged]:
     for name in (target.raw, target.quarantine):
         remove_leftovers(tables, name, made.key)
-    staged = sorted((decode(r) for r in _fan_out(partial(stage, batch=made.batch), len(made.batch.parts))), key=_part)
+    staged = stage_all(made.batch)
     errors = [s.error for s in staged if s.error]
     if errors:
         _drop(made.batch.accepted_dir)
         _drop(made.batch.refused_dir)
         raise InputError(errors[0])
-    return settle(made.batch, staged, tables, target.raw)
+    return settle(made.batch, staged, tables, target.raw, referenced, each)
 
 
-def _part(staged: Staged) -> int:
-    return staged.part
-
-
-def _fan_out(task: Callable[[pa.Table], pa.Table], num_parts: int) -> list[str]:
-    """Run ``task`` over the numbers of the parts, one Ray Data block each; return its column ``result``."""
-    numbers = ray.data.from_items([{"part": i} for i in range(num_parts)], override_num_blocks=num_parts)
-    done = numbers.map_batches(task, batch_format="pyarrow", batch_size=None)
-    done.context.enable_progress_bars = False
-    return [row["result"] for row in done.take_all()]
-
-
-def _types_of(parts: tuple[Part, ...]) -> dict[str, set[ColumnType]]:
-    # A Ray Data action costs seconds; one part is read here in less.
-    found = [part_types(parts[0])] if len(parts) == 1 else _decoded(_fan_out(partial(types, parts=parts), len(parts)))
-    fitting: dict[str, set[ColumnType]] = {}
-    for one in found:
-        for name, kinds in one.items():
-            fitting[name] = fitting.get(name, set(kinds)) & set(kinds)
-    return fitting
-
-
-def _decoded(results: list[str]) -> list[dict[str, list[ColumnType]]]:
-    """Types by part, parts in order, so that columns keep the order of the first file."""
-    return [row["types"] for row in sorted(map(json.loads, results), key=lambda row: row["part"])]
-
-
-def _judge(staged: list[Staged], budget: float, made: Plan, tables: Tables, target: Target) -> None:
-    """Raise ContractError when the batch is over its error budget."""
-    read, refused = num_read(staged), num_refused(staged)
-    if refused <= budget * read:
-        return
+def _refused(staged: list[Staged], made: Plan, tables: Tables, target: Target, found: Findings) -> None:
+    """Keep the refused rows of a batch that is refused as a whole, and what was found of it."""
     _drop(made.batch.accepted_dir)
-    _quarantine(staged, made, tables, target)
-    raise ContractError(
-        f"{refused} of {read} rows ({refused / read:.1%}) of source {target.source!r} broke the "
-        f"contract, over the budget of {budget:.1%} (ingest.error_budget); nothing was committed. {examples(staged)} "
-        f"All of them are in {target.quarantine}. Repair the file, or change the contract or the budget."
-    )
+    _quarantine(staged, made, tables, target, replace(found, committed=False))
 
 
-def _commit(staged: list[Staged], made: Plan, tables: Tables, target: Target) -> None:
-    _quarantine(staged, made, tables, target)
+def _commit(
+    staged: list[Staged], made: Plan, tables: Tables, target: Target, found: Findings, offsets: dict[str, str]
+) -> None:
+    attempt = _quarantine(staged, made, tables, target, found)
+    reached("ingest", "quarantined")
     properties = {
-        _FILES: json.dumps([file.digest for file in made.files]), _BATCH: made.key,
-        "raysaas.read": str(num_read(staged)), "raysaas.quarantined": str(num_refused(staged)),
+        FILES: json.dumps([file.digest for file in made.files]), _BATCH: made.key, ATTEMPT: attempt,
+        "raysaas.uris": json.dumps([[file.digest, file.uri] for file in made.files]),
+        "raysaas.read": str(found.read), "raysaas.quarantined": str(found.refused), PROPERTY: found.to_json(),
+        **offsets,
     }  # fmt: skip
     paths = [made.batch.accepted_path(s.part) for s in staged if s.num_accepted]
     tables.add_files(target.raw, made.batch.schema, paths, properties)
+    reached("ingest", "committed")
 
 
-def _quarantine(staged: list[Staged], made: Plan, tables: Tables, target: Target) -> None:
+def _quarantine(staged: list[Staged], made: Plan, tables: Tables, target: Target, found: Findings) -> str:
+    """Commit the refused rows, unless an earlier run of the batch refused the same; returns whose rows they are."""
     paths = [made.batch.refused_path(s.part) for s in staged if s.num_refused > s.num_late]
     paths += [made.batch.refused_path(s.part, late=True) for s in staged if s.num_late]
-    if any(s["properties"].get(_BATCH) == made.key for s in tables.snapshots(target.quarantine)):
-        _drop(made.batch.refused_dir)
-    elif paths:
-        tables.add_files(target.quarantine, QUARANTINE, paths, {_BATCH: made.key})
+    properties = {_BATCH: made.key, _REFUSED: str(sum(s.trace for s in staged) % 2**64), ATTEMPT: made.batch.attempt}
+    for one in (s["properties"] for s in tables.snapshots(target.quarantine)):
+        if all(one.get(key) == properties[key] for key in (_BATCH, _REFUSED)):
+            _drop(made.batch.refused_dir)
+            return str(one[ATTEMPT])
+    if not found.committed:
+        properties[PROPERTY] = found.to_json()
+    if paths:
+        tables.add_files(target.quarantine, QUARANTINE, paths, properties)
+    elif not found.committed:
+        tables.append(target.quarantine, QUARANTINE.empty_table(), properties)
+    return made.batch.attempt
 
 
 def _drop(uri: str) -> None:
@@ -185,10 +154,10 @@ def _counter(name: str) -> Counter:
     return Counter(f"raysaas_rows_{name}", f"Source rows {name} by ingest.", tag_keys=("use_case", "source"))
 
 
-def _count(staged: list[Staged], target: Target) -> None:
+def _count(found: Findings, target: Target) -> None:
     tags = {"use_case": target.use_case, "source": target.source}
-    accepted, quarantined = sum(s.num_accepted for s in staged), num_refused(staged)
-    for name, rows in {"read": accepted + quarantined, "accepted": accepted, "quarantined": quarantined}.items():
+    told = {"read": found.read, "accepted": found.accepted, "quarantined": found.refused, "copies": found.duplicates}
+    for name, rows in told.items():
         if rows:
             _counter(name).inc(rows, tags)
 
@@ -196,6 +165,11 @@ def _count(staged: list[Staged], target: Target) -> None:
 def _snapshot(
     tables: Tables, raw: str, staged: list[Staged], warnings: tuple[str, ...], files: tuple[SourceFile, ...] = ()
 ) -> Snapshot:
+    if not tables.exists(raw):
+        return Snapshot(
+            table=raw, snapshot_id=0, num_rows=0, num_read=0, num_accepted=0, num_quarantined=0, schema_hash="",
+            warnings=warnings,
+        )  # fmt: skip
     schema = tables.schema(raw)
     return Snapshot(
         table=raw, snapshot_id=tables.current(raw) or 0, num_rows=tables.count(raw), num_read=num_read(staged),

@@ -1,11 +1,13 @@
 """From files to a batch: parts cut, types settled, the schema of the result known before a task starts."""
 
 import hashlib
+import json
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +20,15 @@ from raysaas.ingest.contract import check_rows
 from raysaas.ingest.formats import Part, SourceFile, blocks, filesystem, flattened, split
 from raysaas.ingest.staging import Batch
 from raysaas.settings import Settings
+from raysaas.stores.ledger import Ledger
 from raysaas.stores.tables import Tables
+from raysaas.stores.tombstones import tombstones
 from raysaas.use_case import Column, ColumnType, Format, Source
 
 _LOG = logging.getLogger(__name__)
 _PART_BYTES = (4 << 20, 32 << 20)
-_STORED = {"double": ColumnType.number, "int64": ColumnType.integer, "bool": ColumnType.boolean}
+FILES = "raysaas.files"  # property of commits: the digests of the files they took
+STORED = {"double": ColumnType.number, "int64": ColumnType.integer, "bool": ColumnType.boolean}
 
 TypesOf = Callable[[tuple[Part, ...]], Mapping[str, set[ColumnType]]]
 
@@ -75,7 +80,8 @@ def plan(
     attempt = f"{key}-{uuid.uuid4().hex[:8]}"
     batch = Batch(
         parts, source, schema, _date_orders(source, parts), now, settings.ingest.future_tolerance_s,
-        f"{data_dir(tables, target.raw)}/{attempt}", f"{data_dir(tables, target.quarantine)}/{attempt}",
+        f"{data_dir(tables, target.raw)}/{attempt}", f"{data_dir(tables, target.quarantine)}/{attempt}", attempt,
+        tombstones(Ledger(settings.storage.ledger_url or ""), target.use_case, target.source),
     )  # fmt: skip
     return Plan(key, tuple(files), batch, tuple(warnings))
 
@@ -83,6 +89,11 @@ def plan(
 def data_dir(tables: Tables, name: str) -> str:
     """URI of the folder under the warehouse where the files of a table are staged."""
     return f"{tables.storage.warehouse}/{name.replace('.', '/')}/staged"
+
+
+def commit_order(snapshots: Iterable[Mapping[str, Any]]) -> list[str]:
+    """First parts of row ids, one per file, in the order in which a table's ``snapshots`` took the files."""
+    return [digest[:16] for s in snapshots for digest in json.loads(s["properties"].get(FILES, "[]"))]
 
 
 def cut(files: list[SourceFile], num_blocks: int) -> list[Part]:
@@ -100,7 +111,7 @@ def _inferred(
     declared = infer(source, types_of(parts))
     if not tables.exists(target.raw):
         return declared
-    stored = {f.name: _STORED.get(str(f.type)) for f in tables.schema(target.raw)}
+    stored = {f.name: STORED.get(str(f.type)) for f in tables.schema(target.raw)}
     columns = {key: replace(spec, type=stored.get(key) or spec.type) for key, spec in declared.columns.items()}
     for f in tables.schema(target.raw):
         if f.name in columns and pa.types.is_string(f.type):
@@ -130,7 +141,7 @@ def _schema(source: Source, file: SourceFile, now: datetime) -> pa.Schema:
     """Schema of accepted rows: what the checks make of no rows at all."""
     empty = pa.schema([(name, pa.string()) for name in file.header]).empty_table()
     if file.format is Format.parquet:
-        fs, path = filesystem(file.uri)
+        fs, path = filesystem(file.location)
         empty = flattened(pq.read_schema(path, filesystem=fs).remove_metadata().empty_table())
     none = np.empty(0, np.int64)
     return check_rows(empty, source, now=now, numbers=none, file="", digest="").accepted.schema

@@ -10,16 +10,19 @@ import hashlib
 import logging
 import re
 import unicodedata
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raysaas.errors import InputError
+from raysaas.errors import InputError, RaysaasError, Unavailable
 from raysaas.ingest.formats import SourceFile, blocks, filesystem, split
 from raysaas.ingest.headers import csv_header, jsonl_header, parquet_header
+from raysaas.ingest.uris import authority, is_uri, parted, told
 from raysaas.use_case import Format, Source
 
 _LOG = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ _FOREIGN = {
     b"Obj\x01": "an Avro file", b"SQLite format 3": "an SQLite database", b"\x7fELF": "a program",
     b"ARROW1": "an Arrow IPC file", b"\xff\xfe": "UTF-16 text", b"\xfe\xff": "UTF-16 text",
 }  # fmt: skip
+UNFINISHED = (".tmp", ".part", ".partial", ".filepart", ".crdownload")
 _ASKED = "expected CSV, Parquet or JSON Lines"
 _LETTERS = str.maketrans({
     "ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "æ": "ae", "ø": "oe", "œ": "oe", "ł": "l",
@@ -61,20 +65,47 @@ def _without_accents(name: str) -> str:
     return "".join(ch for ch in unicodedata.normalize("NFKD", spelled) if not unicodedata.combining(ch))
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file that a source names, not opened yet. ``modified`` is UTC, None where the store does not say."""
+
+    uri: str
+    num_bytes: int
+    modified: datetime | None
+
+
 def discover(source: Source, data_dir: str | Path | None) -> list[SourceFile]:
     """Return the files of ``source`` in name order, each opened once to learn its format, header and digest.
 
     Raises InputError for a path that matches nothing, an empty file, a file of another format, a file without a header
     or with two columns of one name.
     """
-    uris = _expand(source.path, data_dir)
+    return describe_all(find(source.path, data_dir), source.format)
+
+
+def describe_all(found: Iterable[Found], declared: Format = Format.auto) -> list[SourceFile]:
+    """Open each file once. Raises InputError as ``discover`` does."""
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda uri: describe(uri, source.format), uris))
+        return list(pool.map(lambda one: describe(one.uri, declared), found))
 
 
 def describe(uri: str, declared: Format = Format.auto) -> SourceFile:
     """Open one file and return what it is. Raises InputError as ``discover`` does."""
+    shown = told(uri)
     fs, path = filesystem(uri)
+    try:
+        return _described(fs, path, shown, "" if shown == uri else uri, declared)
+    except OSError as error:
+        raise _unreadable(shown, error) from error
+
+
+def _unreadable(uri: str, error: OSError) -> RaysaasError:
+    if "NETWORK_CONNECTION" in str(error) or isinstance(error, ConnectionError | TimeoutError):
+        return Unavailable(f"The store of {uri} does not answer ({error}). Try again later.")
+    return InputError(f"{uri} cannot be read ({error}). Check the path and your rights.")
+
+
+def _described(fs: pafs.FileSystem, path: str, uri: str, place: str, declared: Format) -> SourceFile:
     info = fs.get_file_info(path)
     if info.type != pafs.FileType.File:
         raise InputError(f"{uri}: no such file. Check the path.")
@@ -84,7 +115,7 @@ def describe(uri: str, declared: Format = Format.auto) -> SourceFile:
         head = stream.read(1 << 20)
     kind = _format(uri, head, declared)
     digest, utf8 = _digest(fs, path, text=kind is not Format.parquet)
-    file = SourceFile(uri, kind, digest, info.size, encoding="utf8" if utf8 else "latin1")
+    file = SourceFile(uri, kind, digest, info.size, encoding="utf8" if utf8 else "latin1", place=place)
     if not utf8:
         _LOG.warning("%s is not UTF-8: read as Latin-1.", uri)
     return _with_header(file, head)
@@ -108,26 +139,36 @@ def read(file: SourceFile, max_rows: int | None = None) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _expand(path: str, data_dir: str | Path | None) -> list[str]:
+def find(path: str, data_dir: str | Path | None, *, missing_ok: bool = False) -> list[Found]:
+    """List what ``path`` (a file, a directory, a glob, a URI) names, in name order, without opening anything.
+
+    Of directories and globs, names that a writer uses until a file is complete are left out: those that begin with a
+    dot or end in one of ``UNFINISHED``. Raises InputError when nothing is there, unless ``missing_ok``.
+    """
     if not path:
         raise InputError("The source has no path. Set use_case.sources.<source>.path to a file, a glob or a URI.")
-    # One letter before the colon is a Windows drive, not a scheme.
-    if len(urlsplit(path).scheme) > 1:
-        fs, root, pattern = *filesystem(re.split(r"[*?\[]", path)[0]), None
-        if re.search(r"[*?\[]", path):
-            pattern = filesystem(path)[1]
-        prefix = path[: path.index("://") + 3] if not path.startswith("file:") else ""
+    if is_uri(path):
+        bare, options = parted(path)
+        fixed = re.split(r"[*?\[]", bare)[0]
+        folder = fixed.rpartition("/")[0] if fixed != bare else bare
+        fs, root, pattern = *filesystem(folder + options), None
+        if fixed != bare:
+            root, pattern = root + fixed[len(folder) :], root + bare[len(folder) :]
+        prefix = authority(bare) if not path.startswith("file:") else ""
         hint = "Check the path."
     else:
         full = Path(data_dir or ".").expanduser() / Path(path).expanduser()
-        fs, root, prefix = pafs.LocalFileSystem(), str(full.absolute()), ""
+        fs, root, prefix, options = pafs.LocalFileSystem(), str(full.absolute()), "", ""
         pattern = root if re.search(r"[*?\[]", root) and not full.exists() else None
         root = re.split(r"[*?\[]", root)[0] if pattern else root
         hint = _where_to_look(Path(path).expanduser(), data_dir)
-    found = _list(fs, root, pattern)
-    if not found:
-        raise InputError(f"{prefix}{_nothing(fs, root, pattern)} {hint}")
-    return [prefix + name for name in found]
+    try:
+        infos = _list(fs, root, pattern)
+    except OSError as error:
+        raise _unreadable(told(path), error) from error
+    if not infos and not missing_ok:
+        raise InputError(f"{told(prefix)}{_nothing(fs, root, pattern)} {hint}")
+    return [Found(f"{prefix}{info.path}{options}", info.size or 0, info.mtime) for info in infos]
 
 
 def _nothing(fs: pafs.FileSystem, root: str, pattern: str | None) -> str:
@@ -144,17 +185,21 @@ def _where_to_look(path: Path, data_dir: str | Path | None) -> str:
     return f"Check the path, or data_dir={str(data_dir)!r}." if data_dir else "Check the path, or set data_dir=FOLDER."
 
 
-def _list(fs: pafs.FileSystem, root: str, pattern: str | None) -> list[str]:
-    if pattern is None and fs.get_file_info(root).type == pafs.FileType.File:
-        return [root]
+def _list(fs: pafs.FileSystem, root: str, pattern: str | None) -> list[pafs.FileInfo]:
+    if pattern is None and (info := fs.get_file_info(root)).type == pafs.FileType.File:
+        return [info]
     base = root if pattern is None else root.rpartition("/")[0] or "/"
     recursive = pattern is None or "**" in pattern or "/" in pattern[len(base) + 1 :]
     infos = fs.get_file_info(pafs.FileSelector(base, recursive=recursive, allow_not_found=True))
-    names = sorted(i.path for i in infos if i.type == pafs.FileType.File)
+    files = sorted((i for i in infos if i.type == pafs.FileType.File), key=lambda info: info.path)
+    files = [i for i in files if not i.base_name.startswith(".") and not i.base_name.lower().endswith(UNFINISHED)]
     if pattern is not None:
-        return [n for n in names if _matches(n, pattern)]
-    inside = [n for n in names if not any(p.startswith((".", "_")) for p in PurePosixPath(n).relative_to(base).parts)]
-    return [n for n in inside if PurePosixPath(n).suffix.lower() in _SUFFIXES]
+        return [i for i in files if _matches(i.path, pattern)]
+    return [i for i in files if _is_data(PurePosixPath(i.path).relative_to(base))]
+
+
+def _is_data(path: PurePosixPath) -> bool:
+    return path.suffix.lower() in _SUFFIXES and not any(part.startswith((".", "_")) for part in path.parts)
 
 
 def _matches(name: str, pattern: str) -> bool:

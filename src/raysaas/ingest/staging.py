@@ -5,21 +5,29 @@ Nothing is visible until the driver adopts the files in one Iceberg commit.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raysaas.errors import RaysaasError
-from raysaas.ingest.across import QUARANTINE, quarantine
-from raysaas.ingest.binding import candidates
+from raysaas.ingest.across import key_columns, with_copy
+from raysaas.ingest.actions import action
+from raysaas.ingest.binding import ROLES, candidates
+from raysaas.ingest.casts import connection
 from raysaas.ingest.contract import Checked, check_rows
-from raysaas.ingest.formats import Block, Malformed, Part, blocks
+from raysaas.ingest.findings import Broken
+from raysaas.ingest.forgotten import unkept, unread
+from raysaas.ingest.formats import Block, Malformed, Part, SourceFile, blocks
+from raysaas.ingest.platform_columns import row_ids
+from raysaas.ingest.refused_rows import QUARANTINE, quarantine, tried
+from raysaas.stores.tombstones import NOBODY, Tombstones
 from raysaas.use_case import ColumnType, Source
 
 
@@ -35,10 +43,21 @@ class Batch:
     future_tolerance_s: int
     accepted_dir: str
     refused_dir: str
+    attempt: str = ""
+    tombstones: Tombstones = NOBODY
 
     def accepted_path(self, part: int) -> str:
         """Where the accepted rows of a part are staged."""
         return f"{self.accepted_dir}/part-{part:05d}.parquet"
+
+    def checked_path(self, part: int) -> str:
+        """Where the rows of a part wait for the rules across rows (Arrow IPC)."""
+        return f"{self.accepted_dir}/part-{part:05d}.arrow"
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether there are rules across rows, so that rows wait for them before they become Parquet."""
+        return bool(key_columns(self.source))
 
     def refused_path(self, part: int, *, late: bool = False) -> str:
         """Where the refused rows of a part are staged; ``late`` ones were found across parts."""
@@ -46,29 +65,23 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """How often a rule was broken on a column, with one example."""
-
-    rule: str
-    column: str
-    count: int
-    value: str | None
-    file: str
-    row_number: int
-
-
-@dataclass(frozen=True, slots=True)
 class Staged:
     """What became of one part; ``error`` is the message of an input mistake that stopped it.
 
-    ``num_late`` of the refused rows broke a rule across rows, which only the driver can see.
+    ``num_late`` of the refused rows broke a rule across rows, which only the driver can see; ``num_copies`` were
+    dropped. ``nulls`` (per column) and ``newest`` (event time, microseconds since 1970) are those of accepted rows.
+    ``trace`` tells apart which rows were refused for which rule.
     """
 
     part: int
     num_accepted: int = 0
     num_refused: int = 0
     num_late: int = 0
+    num_copies: int = 0
     broken: tuple[Broken, ...] = ()
+    nulls: Mapping[str, int] = field(default_factory=dict)
+    newest: int | None = None
+    trace: int = 0
     error: str = ""
 
 
@@ -99,34 +112,82 @@ def part_types(part: Part) -> dict[str, list[ColumnType]]:
 def decode(result: str) -> Staged:
     """Turn a row of ``stage`` back into its record."""
     fields = json.loads(result)
-    return Staged(**{**fields, "broken": tuple(Broken(*row) for row in fields.get("broken", ()))})
+    return Staged(**{**fields, "broken": tuple(Broken(**one) for one in fields.get("broken", ()))})
 
 
 def _stage(part: int, batch: Batch) -> dict[str, Any]:
-    accepted = Sink(batch.accepted_path(part), batch.schema)
-    refused = Sink(batch.refused_path(part), QUARANTINE)
-    counts: dict[tuple[str, str], list[Any]] = {}
+    out = _Part(part, batch)
     try:
         for checked in _checked(batch.parts[part], batch):
-            accepted.write(checked.accepted.select(batch.schema.names))
-            refused.write(checked.refused)
-            tally(checked.refused, counts)
+            out.write(checked)
     except RaysaasError as error:
-        return {"part": part, "error": str(error)}
+        return asdict(Staged(part, error=str(error)))
     finally:
-        accepted.close()
-        refused.close()
-    return {
-        "part": part, "num_accepted": accepted.num_rows, "num_refused": refused.num_rows,
-        "broken": [[*key, *row] for key, row in counts.items()],
-    }  # fmt: skip
+        out.close()
+    return asdict(out.staged())
+
+
+class _Part:
+    """The files and counts of one part while it is being staged."""
+
+    def __init__(self, part: int, batch: Batch) -> None:
+        self.part, self.batch = part, batch
+        path, schema = batch.accepted_path(part), batch.schema
+        self.accepted = IpcSink(batch.checked_path(part)) if batch.unsettled else Sink(path, schema)
+        self.refused = Sink(batch.refused_path(part), QUARANTINE)
+        self.broken: list[Broken] = []
+        self.nulls = dict.fromkeys(own_columns(batch.schema), 0)
+        self.newest: int | None = None
+        self.trace = self.copies = 0
+
+    def write(self, checked: Checked) -> None:
+        rows = checked.accepted.select(self.batch.schema.names)
+        self.accepted.write(with_copy(rows, self.batch.source) if self.batch.unsettled else rows)
+        self.refused.write(tried(checked.refused, self.batch.attempt))
+        self.broken += [*tally(checked.refused, self.batch.source), *checked.told]
+        self.nulls = {name: count + rows[name].null_count for name, count in self.nulls.items()}
+        self.newest = latest(rows, self.newest)
+        self.trace += trace(checked.refused)
+        self.copies += checked.copies
+
+    def close(self) -> None:
+        self.accepted.close()
+        self.refused.close()
+
+    def staged(self) -> Staged:
+        return Staged(
+            self.part, self.accepted.num_rows, self.refused.num_rows, broken=merged(self.broken), nulls=self.nulls,
+            newest=self.newest, trace=self.trace, num_copies=self.copies,
+        )  # fmt: skip
+
+
+def own_columns(schema: pa.Schema) -> list[str]:
+    """The columns that a source has of its own."""
+    return [name for name in schema.names if name not in ("row_id", *ROLES)]
+
+
+def latest(rows: pa.Table, before: int | None = None) -> int | None:
+    """The newest event time of ``rows``, microseconds since 1970, or ``before`` where that is newer."""
+    newest = pc.max(rows["event_time"]).cast(pa.int64()).as_py()
+    return max((time for time in (newest, before) if time is not None), default=None)
+
+
+def trace(refused: pa.Table) -> int:
+    """A number that is equal, in sum, where the same rows were refused for the same reasons."""
+    if not refused.num_rows:
+        return 0
+    with connection() as db:
+        db.register("t", refused)
+        sql = 'SELECT (sum(hash(row_id, rule, "column", value)::HUGEINT) % (1::HUGEINT << 64))::UBIGINT AS x FROM t'
+        return int(db.sql(sql).to_arrow_table()["x"][0].as_py())
 
 
 def _checked(part: Part, batch: Batch) -> Iterator[Checked]:
     for block in blocks(part):
         if block.malformed:
-            yield Checked(batch.schema.empty_table(), _malformed(block.malformed, part.file.uri, batch.now))
-        yield _check(block, part, batch)
+            yield Checked(batch.schema.empty_table(), _malformed(block.malformed, part.file, batch.now))
+        block, numbers = unread(block, batch.source, batch.tombstones)
+        yield unkept(_check(block, part, batch), batch.tombstones, numbers, part.file.uri)
 
 
 def _check(block: Block, part: Part, batch: Batch) -> Checked:
@@ -136,23 +197,35 @@ def _check(block: Block, part: Part, batch: Batch) -> Checked:
     )  # fmt: skip
 
 
-def _malformed(rows: list[Malformed], uri: str, now: datetime) -> pa.Table:
+def _malformed(rows: list[Malformed], file: SourceFile, now: datetime) -> pa.Table:
     text = pa.array([row.text for row in rows], pa.string())
+    numbers = np.array([row.number for row in rows])
     columns = [
-        pa.repeat(pa.scalar(uri), len(rows)), pa.array([row.number for row in rows], pa.int64()),
+        pa.repeat(pa.scalar(file.uri), len(rows)), pa.array(numbers),
         pa.array([row.rule for row in rows], pa.string()), pa.repeat(pa.scalar(""), len(rows)), text,
-        pa.array([json.dumps(row.text) for row in rows], pa.string()),
+        pa.array([json.dumps(row.text) for row in rows], pa.string()), row_ids(file.digest, numbers),
     ]  # fmt: skip
     return quarantine(columns, now)
 
 
-def tally(refused: pa.Table, counts: dict[tuple[str, str], list[Any]]) -> None:
-    """Add refused rows to ``counts``: (rule, column) -> count, value, file and row number of the first one."""
+def tally(refused: pa.Table, source: Source) -> list[Broken]:
+    """Count refused rows per rule and column, each with the first one."""
     grouped = refused.append_column("i", pa.array(np.arange(refused.num_rows))).group_by(["rule", "column"])
+    told = []
     for row in grouped.aggregate([("i", "count"), ("i", "min")]).to_pylist():
-        first = refused.slice(row["i_min"], 1).to_pylist()[0]
-        fresh = [0, first["value"], first["source_file"], first["row_number"]]
-        counts.setdefault((row["rule"], row["column"]), fresh)[0] += row["i_count"]
+        first, does = refused.slice(row["i_min"], 1).to_pylist()[0], action(source, row["rule"], row["column"])
+        place = first["value"], first["source_file"], first["row_number"]
+        told.append(Broken(row["rule"], row["column"], row["i_count"], *place, str(does)))
+    return told
+
+
+def merged(broken: Iterable[Broken]) -> tuple[Broken, ...]:
+    """One entry per rule, column and action: its total and its first example."""
+    total: dict[tuple[str, str, str], Broken] = {}
+    for one in broken:
+        key = one.rule, one.column, one.action
+        total[key] = replace(total[key], count=total[key].count + one.count) if key in total else one
+    return tuple(total.values())
 
 
 class Sink:
@@ -169,7 +242,9 @@ class Sink:
         if self._writer is None:
             fs, path = pafs.FileSystem.from_uri(self.uri)
             fs.create_dir(path.rpartition("/")[0], recursive=True)
-            self._writer = pq.ParquetWriter(path, self.schema, filesystem=fs, compression="zstd")
+            self._writer = pq.ParquetWriter(
+                path, self.schema, filesystem=fs, compression="zstd", **_encodings(self.schema)
+            )
         self._writer.write_table(rows.cast(self.schema))
         self.num_rows += rows.num_rows
 
@@ -177,3 +252,41 @@ class Sink:
         """Finish the file."""
         if self._writer is not None:
             self._writer.close()
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """Encodings that suit what is known of the columns: a third less time to write, half the size."""
+    delta = {
+        f.name: "DELTA_BINARY_PACKED" for f in schema if pa.types.is_int64(f.type) or pa.types.is_timestamp(f.type)
+    }
+    ids = {"row_id": "DELTA_BYTE_ARRAY"} if "row_id" in schema.names else {}
+    words = [f.name for f in schema if pa.types.is_string(f.type) and f.name not in ids]
+    return {"use_dictionary": words, "column_encoding": {**delta, **ids} or None}
+
+
+class IpcSink:
+    """An Arrow IPC file that exists only once a row is written to it; compressed unless it is on a local disk."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.num_rows = uri, 0
+        self._stream: pa.NativeFile | None = None
+        self._writer: pa.ipc.RecordBatchFileWriter | None = None
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows; the first ones set the schema."""
+        if not rows.num_rows:
+            return
+        if self._writer is None:
+            fs, path = pafs.FileSystem.from_uri(self.uri)
+            fs.create_dir(path.rpartition("/")[0], recursive=True)
+            self._stream = fs.open_output_stream(path)
+            codec = None if isinstance(fs, pafs.LocalFileSystem) else "lz4"
+            self._writer = pa.ipc.new_file(self._stream, rows.schema, options=pa.ipc.IpcWriteOptions(compression=codec))
+        self._writer.write_table(rows)
+        self.num_rows += rows.num_rows
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None and self._stream is not None:
+            self._writer.close()
+            self._stream.close()

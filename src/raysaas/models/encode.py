@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysaas.errors import InputError
+from raysaas.models.encodings import FOLD, Lookup
 from raysaas.models.fields import LIMIT, Array, Columns, Field, fit_field, numbers
 from raysaas.models.instances import Parser
 
@@ -27,9 +28,10 @@ class Encoder:
 
     def __init__(self, fields: Sequence[Field]) -> None:
         self.fields = tuple(fields)
-        self.categorical = [i for i, field in enumerate(self.fields) if field.kind == "category"]
-        self._numbers = [field for field in self.fields if field.kind != "category"]
-        self._categories = [field for field in self.fields if field.kind == "category"]
+        self.categorical = [i for i, field in enumerate(self.fields) if not field.numeric]
+        self._numbers = [field for field in self.fields if field.numeric]
+        self._categories = [field for field in self.fields if not field.numeric]
+        self._lookups = {f.name: Lookup(f.levels, f.values, f.unseen, f.folds) for f in self.fields if f.encoding}
         self._codes = [{level: code for code, level in enumerate(field.levels)} for field in self._categories]
         self._parser = Parser(self.fields)
         self._place_numbers()
@@ -43,24 +45,28 @@ class Encoder:
         source_names: Mapping[str, str] | None = None,
         *,
         required: Collection[str] = (),
+        encodings: Mapping[str, str] | None = None,
+        truth: NDArray[np.float64] | None = None,
     ) -> "Encoder":
         """Learn quantiles and levels of every column named in ``kinds``, in that order.
 
-        Raises InputError when there are no features or a column is absent.
+        ``encodings`` by column say which categories become numbers, ``truth`` [n] are the labels as numbers that a
+        target encoding needs. Raises InputError when there are no features or a column is absent.
         """
         absent = [name for name in kinds if name not in columns]
         if absent or not kinds:
             raise InputError(f"Cannot fit an encoder: {'no column ' + ', '.join(absent) if absent else 'no features'}.")
-        names = source_names or {}
+        names, chosen, folds = source_names or {}, encodings or {}, columns.get(FOLD)
         return cls([
-            fit_field(name, kind, columns[name], source_name=names.get(name, name), required=name in required)
+            fit_field(name, kind, columns[name], source_name=names.get(name, name), required=name in required,
+                      encoding=str(chosen.get(name, "")), truth=truth, folds=folds)
             for name, kind in kinds.items()
         ])  # fmt: skip
 
     def matrix(self, columns: Columns) -> NDArray[np.float64]:
         """Raw numbers and category codes [n, fields] for trees; NaN is missing, unknown or beyond the known levels."""
         codes = iter(self._codes)
-        rows = [_codes(columns[field.name], next(codes)) if field.kind == "category" else numbers(columns[field.name])
+        rows = [self._number(columns, field.name) if field.numeric else _codes(columns[field.name], next(codes))
                 for field in self.fields]  # fmt: skip
         return np.ascontiguousarray(np.array(rows, dtype=np.float64).T)
 
@@ -68,12 +74,13 @@ class Encoder:
         """Finite inputs [n, width] for the network and linear models.
 
         Numbers: normal score by training quantiles, robustly scaled value (linear to 8, then logarithmic), missing flag
-        where training saw missing values. Categories: one-hot of the 32 most frequent levels, other, missing.
+        where training saw missing values. Categories: one-hot of the 32 most frequent levels, other, missing; those
+        with an encoding are numbers. Rows with a fold (``encodings.FOLD``) are seen as a fit may see them.
         """
         num_rows = len(columns[self.fields[0].name])
         out = np.zeros((num_rows, self.width), dtype=np.float32)
         if self._numbers:
-            values = np.array([columns[field.name] for field in self._numbers], dtype=np.float64)
+            values = np.array([self._number(columns, field.name) for field in self._numbers], dtype=np.float64)
             self._fill_numbers(values, out)
         if self._categories:
             self._fill_categories(columns, out)
@@ -97,6 +104,10 @@ class Encoder:
 
     def __hash__(self) -> int:
         return hash(self.fields)
+
+    def _number(self, columns: Columns, name: str) -> NDArray[np.float64]:
+        lookup = self._lookups.get(name)
+        return numbers(columns[name]) if lookup is None else lookup(columns[name], columns.get(FOLD))
 
     def _place_numbers(self) -> None:
         fields = self._numbers

@@ -6,7 +6,7 @@ arrays of ``str`` or ``None``.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysaas.errors import InputError
+from raysaas.models.encodings import NUMERIC, Lookup, learned
 
 Array = NDArray[Any]
 Columns = Mapping[str, Array]
@@ -33,6 +34,8 @@ class Field:
     ``levels`` are category values, most frequent first; ``knots`` are strictly increasing training quantiles and
     ``scores`` their normal scores; ``median`` stands in for a missing number, ``scale`` is a robust standard deviation.
     ``has_missing`` says whether training saw missing values; ``required`` whether a request must name the field.
+    A category with an ``encoding`` is a number to models: ``values`` of its levels, ``unseen`` of others; ``folds``
+    serve training only and are not stored. See ``encodings``.
     """
 
     name: str
@@ -45,15 +48,27 @@ class Field:
     scores: tuple[float, ...] = ()
     median: float = 0.0
     scale: float = 1.0
+    encoding: str = ""
+    values: tuple[float, ...] = ()
+    unseen: float | None = None
+    folds: tuple[tuple[float, ...], ...] = field(default=(), compare=False)
+
+    @property
+    def numeric(self) -> bool:
+        """Whether models take it as a number."""
+        return self.kind != "category" or bool(self.encoding)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+        """Plain JSON types, without an encoding where there is none."""
+        plain = asdict(self)
+        for name in ("folds",) if self.encoding else ("folds", "encoding", "values", "unseen"):
+            del plain[name]
+        return plain
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Field":
         """Inverse of ``to_json``, also after a pass through JSON text."""
-        tuples = {key: tuple(data[key]) for key in ("levels", "knots", "scores")}
+        tuples = {key: tuple(data[key]) for key in ("levels", "knots", "scores", "values") if key in data}
         return cls(**{**data, **tuples})
 
 
@@ -68,11 +83,30 @@ def texts(values: Iterable[Any]) -> list[str | None]:
     return [None if item is None or item != item else str(item) for item in items]
 
 
-def fit_field(name: str, kind: str, values: Array, *, source_name: str, required: bool = False) -> Field:
-    """Freeze what ``values`` [n] look like; raises InputError for an unknown kind."""
+def fit_field(
+    name: str,
+    kind: str,
+    values: Array,
+    *,
+    source_name: str,
+    required: bool = False,
+    encoding: str = "",
+    truth: NDArray[np.float64] | None = None,
+    folds: Array | None = None,
+) -> Field:
+    """Freeze what ``values`` [n] look like; raises InputError for an unknown kind.
+
+    ``truth`` [n] are the labels as numbers, for a target encoding, and ``folds`` [n] the folds of its rows.
+    """
     if kind not in KINDS:
         raise InputError(f"Feature {name!r} has kind {kind!r}: expected one of {', '.join(KINDS)}.")
+    if encoding and kind != "category":
+        raise InputError(f"use_case.encodings.{name}={encoding} is for a category: feature {name!r} is a {kind}.")
     shape = _category(texts(values)) if kind == "category" else _number(numbers(values))
+    if encoding in NUMERIC:
+        shape |= learned(encoding, shape["levels"], texts(values), truth, folds)
+        encoded = Lookup(shape["levels"], shape["values"], shape["unseen"], ())(values)
+        shape |= {**_number(encoded), "encoding": encoding}
     return Field(name=name, kind=str(kind), source_name=source_name, required=required, **shape)
 
 

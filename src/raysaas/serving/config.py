@@ -5,9 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from raysaas.records import Release
-from raysaas.serving.spec import DEPLOYMENT, AppSpec
+from raysaas.serving.spec import DEPLOYMENT, AppSpec, EventSource
 from raysaas.settings import Settings
-from raysaas.stores.online import online_views
+from raysaas.stores.online import online_ttls, online_views
 
 
 def app_config(settings: Settings, release: Release, import_path: str) -> dict[str, Any]:
@@ -20,6 +20,8 @@ def app_config(settings: Settings, release: Release, import_path: str) -> dict[s
         storage=settings.storage,
         serve=settings.serve,
         views=tuple(online_views(use_case)),
+        ttls_s=online_ttls(use_case),
+        events={name: EventSource.of(source) for name, source in use_case.sources.items() if source.events},
     )
     return {
         "name": use_case.name,

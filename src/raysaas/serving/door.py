@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 # Images: the page's empty icon, which is a data URL.
 _CSP = b"default-src 'self'; img-src data:; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
+_EVENTS = "/events/"
 _INFERENCE = "/v2/"  # of the Open Inference Protocol
 
 
@@ -58,6 +59,7 @@ class Door:
             "/predict": ("predict", predictor.predict),
             "/feedback": ("feedback", predictor.feedback),
             f"/v2/models/{name}/infer": ("predict", lambda access, body: oip.infer(predictor, access, body)),
+            **{f"{_EVENTS}{source}": ("events", take) for source, take in predictor.events.routes()},
         }
         self._get: Mapping[str, tuple[str | None, Callable[[], Answer]]] = {
             # Relative to where the client is, so that a proxy may put more in front of the prefix.
@@ -112,6 +114,8 @@ class Door:
         if path in self._post or path in self._get:
             detail = f"{method} is not allowed here: expected {'POST' if path in self._post else 'GET'}."
             return _refusal(405, "method-not-allowed", detail)
+        if path.startswith(_EVENTS):
+            return _refusal(404, "not-found", self.predictor.events.unknown())
         return _refusal(404, "not-found", "There is no such route. GET docs lists those of this use case.")
 
     async def _act(self, path: str, scope: Scope, receive: Receive) -> Answer:
@@ -126,7 +130,7 @@ class Door:
                 encoding = value
         access = self.predictor.gate.admit(authorization, need)
         body = await read_body(receive, length, encoding, self.predictor.spec.serve.max_body_bytes)
-        return Answer(200, JSON, await act(access, body))
+        return Answer(202 if path.startswith(_EVENTS) else 200, JSON, await act(access, body))
 
     async def _not_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -183,7 +187,7 @@ def _any_online(spec: AppSpec) -> bool:
     """Whether an entity has features online, which a use case without entities never has."""
     if not spec.views:
         return False
-    with closing(OnlineStore(str(spec.storage.online_path))) as store:
+    with closing(OnlineStore(str(spec.storage.online_url))) as store:
         return any(store.count(view) for view in spec.views)
 
 

@@ -5,8 +5,9 @@ from typing import Any
 from raysaas.models.bundle import Bundle
 from raysaas.models.encode import Field
 from raysaas.records import Task
+from raysaas.serving.events import event_schema
 from raysaas.serving.protocol import DECISION_ID
-from raysaas.serving.spec import AppSpec
+from raysaas.serving.spec import AppSpec, EventSource
 
 _TYPES = {"number": "number", "integer": "integer", "boolean": "boolean", "category": "string"}
 _ERRORS = {
@@ -34,6 +35,7 @@ def describe(spec: AppSpec, bundle: Bundle, by_entity: bool) -> dict[str, Any]:
         "paths": {
             "/predict": {"post": _call("Score rows", _predict(spec, bundle, by_entity), _decisions(spec.task))},
             "/feedback": {"post": _call("Report what happened", _feedback(bundle), {"accepted": {"type": "integer"}})},
+            **{f"/events/{source}": {"post": _events(source, taken, spec)} for source, taken in spec.events.items()},
             "/drift": {"get": _call("Latest drift reports", None, {"reports": {"type": "array", "items": _OBJECT}})},
             "/health": {"get": _call("Which release answers", None, {"status": _TEXT}, public=True)},
         },
@@ -54,12 +56,14 @@ _PROBLEM = {
 }
 
 
-def _call(summary: str, request: Any, answer: dict[str, Any], public: bool = False) -> dict[str, Any]:
+def _call(
+    summary: str, request: Any, answer: dict[str, Any], public: bool = False, status: int = 200
+) -> dict[str, Any]:
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     expected = _ERRORS if request else {503: _ERRORS[503]} if public else {c: _ERRORS[c] for c in (401, 403, 429, 503)}
     responses = {str(code): {"description": text, "content": problem} for code, text in expected.items()}
-    responses["200"] = {
-        "description": "Done.",
+    responses[str(status)] = {
+        "description": "Done." if status == 200 else "Kept; ingest will judge the values.",
         "content": {"application/json": {"schema": {"type": "object", "properties": answer, "required": list(answer)}}},
     }
     call: dict[str, Any] = {"summary": summary, "responses": responses} | ({"security": []} if public else {})
@@ -85,6 +89,11 @@ def _predict(spec: AppSpec, bundle: Bundle, by_entity: bool) -> dict[str, Any]:
     if by_entity:
         examples["entities"] = _example("Ids whose features are kept online", {"entities": ["ENTITY_ID"]})
     return {"schema": schema, "examples": examples}
+
+
+def _events(name: str, source: EventSource, spec: AppSpec) -> dict[str, Any]:
+    request = event_schema(source, spec.serve.max_instances)
+    return _call(f"Send rows of {name} as they happen", request, {"accepted": {"type": "integer"}}, status=202)
 
 
 def _example(summary: str, value: dict[str, Any]) -> dict[str, Any]:

@@ -4,10 +4,12 @@ Everything here is synchronous and short (a tenth of a millisecond for one row),
 loop; what can be slow (loading a bundle) runs in a thread and swaps in a finished object.
 """
 
+import math
 import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -18,8 +20,9 @@ from raysaas.errors import CorruptBundle, Unavailable
 from raysaas.models.bundle import Bundle, Prediction
 from raysaas.records import Task
 from raysaas.serving.batch import Batcher, Decisions, Job
+from raysaas.serving.events import Events
 from raysaas.serving.gate import Gate
-from raysaas.serving.lookup import Lookup
+from raysaas.serving.lookup import Looked, Lookup
 from raysaas.serving.outcomes import outcome_records
 from raysaas.serving.protocol import PredictRequest, parse_feedback, parse_predict
 from raysaas.serving.shadow import Shadow
@@ -48,18 +51,19 @@ class Predictor:
             self._journal(kind) for kind in ("decisions", "outcomes", "shadows")
         )
         self._shadow = Shadow(shadows)
-        self._journals = (self._decisions, self._outcomes, shadows)
+        self.events = Events(spec.events, self._journal, spec.serve.max_instances, clock)
+        self._journals = (self._decisions, self._outcomes, shadows, *self.events.journals)
         self._random = random.Random(os.urandom(16))
         self._batcher = Batcher(self._decide_all)
 
-    def _journal(self, kind: str) -> Journal:
+    def _journal(self, kind: str, segment_age_s: float = math.inf) -> Journal:
         serve = self.spec.serve
         return Journal(
             str(self.spec.storage.journal),
             self.spec.use_case,
             kind,
             segment_bytes=serve.segment_bytes,
-            segment_age_s=serve.segment_age_s,
+            segment_age_s=min(segment_age_s, serve.segment_age_s),
         )
 
     @property
@@ -78,7 +82,10 @@ class Predictor:
             A bundle is broken. What answered before still answers, and :meth:`health` says why nothing changed.
         """
         try:
-            self._answering = self._versions.prepare(user_config)
+            answering = self._versions.prepare(user_config)
+            with suppress(Unavailable):
+                self._lookup.refresh({version.features for version in answering.versions()})
+            self._answering = answering
             self.problem = None
         except CorruptBundle as error:
             self.problem = f"Release {user_config.get('sequence')} was refused. {error}"
@@ -95,27 +102,45 @@ class Predictor:
 
     def _decide_all(self, jobs: Sequence[Job]) -> list[Decisions]:
         now, answering = self.clock(), self.answering
-        encoder = answering.champion.bundle.encoder
-        rows = [row for tenant, request in jobs for row in self._lookup.rows(tenant, request, encoder)]
+        rows = self._rows(jobs, answering.champion)
         tenants = [tenant for tenant, request in jobs for _ in request.instances]
         entities = [entity for _, request in jobs for entity in request.entities]
         ids = self._ids(len(rows), now)
         moment = datetime.fromtimestamp(now, UTC).isoformat()
         public: Decisions = [{}] * len(rows)
         records: list[Row] = []
+        order: list[int] = []
         for version, arm, places in self._arms(answering, tenants, entities, ids):
-            columns = self._columns(answering, version, [rows[i] for i in places] if len(places) < len(rows) else rows)
+            own = rows if version.features == answering.champion.features else self._rows(jobs, version, strict=False)
+            if version is not answering.champion:
+                self._encoded(answering.champion, rows, places)  # the public schema is the champion's
+            columns = self._encoded(version, own, places, known_only=version is not answering.champion)
             scored = _scored(version.bundle, version.bundle.predict(columns))
             inputs = zip(*(column.tolist() for column in columns.values()), strict=True)
             for i, values, answer in zip(places, inputs, scored, strict=True):
                 public[i] = {"decision_id": ids[i], **answer, "model_version": version.number, "arm": arm.value}
-                context = {"tenant": tenants[i], "entity": entities[i], "time": moment}
+                context = {"tenant": tenants[i], "entity": entities[i], "time": moment, **_origin(own[i])}
                 records.append(self._record(public[i], context, dict(zip(columns, values, strict=True))))
+            order += places
         self._decisions.append(records)
         if answering.shadow is not None:
-            self._shadow.score(answering.shadow, records)
+            self._shadow.score(answering.shadow, self._for_shadow(answering, jobs, records, order))
         parts = iter(public)
         return [list(islice(parts, len(request.instances))) for _, request in jobs]
+
+    def _rows(self, jobs: Sequence[Job], version: Version, *, strict: bool = True) -> list[Looked]:
+        encoder, read = version.bundle.encoder, self._lookup.rows
+        return [row for tenant, job in jobs for row in read(tenant, job, encoder, version.features, strict=strict)]
+
+    def _for_shadow(
+        self, answering: Answering, jobs: Sequence[Job], records: list[Row], order: Sequence[int]
+    ) -> list[Row]:
+        """``records`` as the shadow takes them: with its own features where those are not the champion's."""
+        shadow = answering.shadow
+        if shadow is None or shadow.features == answering.champion.features:
+            return records
+        rows = self._rows(jobs, shadow, strict=False)
+        return [{**record, "inputs": rows[i].values} for record, i in zip(records, order, strict=True)]
 
     async def feedback(self, access: Access, body: bytes) -> bytes:
         """Answer ``POST /feedback``; every outcome is in the journal when this returns."""
@@ -140,8 +165,11 @@ class Predictor:
         }
 
     def tick(self) -> None:
-        """Work of every second, off the request path: new keys, journal rotation."""
+        """Work of every second, off the request path: new keys, switched online rows, journal rotation."""
         self.gate.refresh()
+        if self._answering is not None:
+            with suppress(Unavailable):  # the requests say so
+                self._lookup.refresh({version.features for version in self._answering.versions()})
         for journal in self._journals:
             journal.rotate_if_due()
 
@@ -181,13 +209,19 @@ class Predictor:
         split = [(version, arm, [i for i, a in enumerate(arms) if a is arm]) for version, arm in sides]
         return [side for side in split if side[2]]
 
-    def _columns(self, answering: Answering, version: Version, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        extra: Any = self.spec.serve.extra_fields.value
-        if version is not answering.champion:
-            # The public schema is the champion's; another version takes from it what it knows.
-            answering.champion.bundle.encoder.rows(rows, extra)
-            extra = "ignore"
-        return version.bundle.encoder.rows(rows, extra)
+    def _encoded(
+        self, version: Version, rows: Sequence[Looked], places: Sequence[int], *, known_only: bool = False
+    ) -> Mapping[str, Any]:
+        """The columns that ``version`` takes of some of ``rows``; with ``known_only`` fields it does not know pass."""
+        extra: Any = "ignore" if known_only else self.spec.serve.extra_fields.value
+        return version.bundle.encoder.rows([rows[i].values for i in places], extra)
+
+
+def _origin(row: Looked) -> Row:
+    """What a decision by entity says of where its inputs are from."""
+    if row.features_at is None:
+        return {}
+    return {"features_at": row.features_at} | ({"given": row.given} if row.given else {})
 
 
 def _scored(bundle: Bundle, prediction: Prediction) -> list[Row]:

@@ -60,7 +60,7 @@ def load_object(body: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as error:
         raise Terminal(f"The body is not valid JSON: {error}.") from None
     if type(parsed) is not dict:
-        raise InputError(f"The body must be a JSON object, not {_kind(parsed)}.")
+        raise InputError(f"The body must be a JSON object, not {kind_of(parsed)}.")
     return parsed
 
 
@@ -72,7 +72,8 @@ def parse_predict(body: bytes, max_instances: int) -> PredictRequest:
         raise InputError(f"Unknown field {next(iter(parsed))!r}: expected 'instances' and/or 'entities'.")
     if instances is None and entities is None:
         raise InputError("Give 'instances' (a list of objects) and/or 'entities' (a list of entity ids).")
-    num = len(_list(instances if instances is not None else entities, "instances" if entities is None else "entities"))
+    given = instances if instances is not None else entities
+    num = len(parse_list(given, "instances" if entities is None else "entities"))
     if not 1 <= num <= max_instances:
         raise InputError(f"The request has {num} rows: expected 1 to {max_instances}.")
     return PredictRequest(_instances(instances, num), _entities(entities, num, instances is None), entities is not None)
@@ -81,27 +82,27 @@ def parse_predict(body: bytes, max_instances: int) -> PredictRequest:
 def _instances(value: Any, num: int) -> Sequence[Mapping[str, Any]]:
     if value is None:
         return [{}] * num
-    for index, row in enumerate(_list(value, "instances")):
+    for index, row in enumerate(parse_list(value, "instances")):
         if type(row) is not dict:
-            raise InputError(f"instances[{index}] must be an object of feature values, not {_kind(row)}.")
+            raise InputError(f"instances[{index}] must be an object of feature values, not {kind_of(row)}.")
     return value  # type: ignore[no-any-return]
 
 
 def _entities(value: Any, num: int, required: bool) -> Sequence[str | None]:
     if value is None:
         return [None] * num
-    if len(_list(value, "entities")) != num:
+    if len(parse_list(value, "entities")) != num:
         raise InputError(f"'entities' has {len(value)} items and 'instances' {num}: expected as many of both.")
     for index, entity in enumerate(value):
         if type(entity) is not str and (required or entity is not None):
-            raise InputError(f"entities[{index}] must be a string, not {_kind(entity)}.")
+            raise InputError(f"entities[{index}] must be a string, not {kind_of(entity)}.")
     return value  # type: ignore[no-any-return]
 
 
 def parse_feedback(body: bytes, max_outcomes: int, now: datetime) -> list[Feedback]:
     """Check the body of ``POST /feedback``; ``observed_at`` is an ISO time, by default ``now``."""
     parsed = load_object(body)
-    outcomes = _list(parsed.pop("outcomes", None), "outcomes")
+    outcomes = parse_list(parsed.pop("outcomes", None), "outcomes")
     if parsed:
         raise InputError(f"Unknown field {next(iter(parsed))!r}: expected 'outcomes'.")
     if not 1 <= len(outcomes) <= max_outcomes:
@@ -111,7 +112,7 @@ def parse_feedback(body: bytes, max_outcomes: int, now: datetime) -> list[Feedba
 
 def _outcome(item: Any, where: str, now: datetime) -> Feedback:
     if type(item) is not dict:
-        raise InputError(f"{where} must be an object, not {_kind(item)}.")
+        raise InputError(f"{where} must be an object, not {kind_of(item)}.")
     unknown = item.keys() - {"decision_id", "label", "observed_at"}
     if unknown:
         raise InputError(f"{where} has the unknown field {min(unknown)!r}: expected decision_id, label, observed_at.")
@@ -119,7 +120,7 @@ def _outcome(item: Any, where: str, now: datetime) -> Feedback:
     if type(decision) is not str or not DECISION_ID.fullmatch(decision):
         raise InputError(f"{where}.decision_id must be that of an answer: 32 digits, each one of 0-9 or a-f.")
     if not isinstance(label, str | int | float):
-        raise InputError(f"{where}.label must be a string, a number or a boolean, not {_kind(label)}.")
+        raise InputError(f"{where}.label must be a string, a number or a boolean, not {kind_of(label)}.")
     return Feedback(decision, label, _moment(item.get("observed_at"), f"{where}.observed_at", now))
 
 
@@ -133,13 +134,15 @@ def _moment(value: Any, where: str, now: datetime) -> datetime:
         raise InputError(f"{where} must be an ISO 8601 time such as '2026-01-31T12:00:00Z'.") from None
 
 
-def _list(value: Any, name: str) -> list[Any]:
+def parse_list(value: Any, name: str) -> list[Any]:
+    """``value`` if it is a list, else InputError naming the field."""
     if type(value) is not list:
-        raise InputError(f"{name!r} must be a list, not {_kind(value)}.")
+        raise InputError(f"{name!r} must be a list, not {kind_of(value)}.")
     return value
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string", list: "a list"}
     return names.get(type(value), "an object")
 

@@ -16,10 +16,11 @@ _KEPT = 4  # bundles held in memory: those of a release and of the one before it
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A verified and warmed bundle with its version number."""
+    """A verified and warmed bundle with its version number, and the hash of the feature service it reads."""
 
     number: int
     bundle: Bundle
+    features: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class Answering:
     shadow: Version | None
     share: float
     experiment: str
+
+    def versions(self) -> list[Version]:
+        """Those that answer or watch."""
+        return [version for version in (self.champion, self.challenger, self.shadow) if version]
 
 
 class Versions:
@@ -64,7 +69,7 @@ class Versions:
         self._loaded[arm.digest] = found
         while len(self._loaded) > _KEPT:
             self._loaded.pop(next(iter(self._loaded)))
-        return Version(arm.version, found)
+        return Version(arm.version, found, str(body.get("features", "")))
 
 
 def _load(arm: Arm) -> Bundle:

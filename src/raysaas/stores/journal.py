@@ -9,7 +9,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,9 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("score", pa.float64()),
             ("label", pa.string()),
             ("time", _TIME),
+            # Of a decision by entity: event time of each online row, by generation, and what the request gave itself.
+            ("features_at", pa.string()),
+            ("given", pa.string()),
         ]
     ),
     "outcomes": pa.schema(
@@ -56,7 +59,10 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ]
     ),
 }
+_JSON = {"inputs", "features_at", "given"}
 KEEP_SHIPPED_S = 86_400.0
+# What the door adds to each event, under names that no sender can use: whose it is, and when it came.
+TENANT, KNOWN_AT = "__tenant", "__known_at"
 _SEGMENTS = "raysaas.segments"
 _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
@@ -158,7 +164,7 @@ def tail(
         lines = _read_lines(path, start, max_bytes)
         ahead[stem] = start + len(lines)
         max_bytes -= len(lines)
-        records += [orjson.loads(line) for line in lines.splitlines()]
+        records += _loads(lines)
     return records, ahead
 
 
@@ -171,7 +177,7 @@ def _segments(folder: Path, kind: str) -> dict[str, Path]:
 
 
 def _read_lines(path: Path, start: int, max_bytes: int) -> bytes:
-    for place in (path, path.with_suffix(".jsonl"), path.parent / "shipped" / f"{path.stem}.jsonl"):
+    for place in _places(path):
         with suppress(FileNotFoundError):
             if max_bytes <= 0 or place.stat().st_size <= start:
                 return b""
@@ -180,6 +186,16 @@ def _read_lines(path: Path, start: int, max_bytes: int) -> bytes:
                 data = file.read(max_bytes)
             return data[: data.rfind(b"\n") + 1]
     return b""
+
+
+def _places(path: Path) -> tuple[Path, ...]:
+    """Where a segment may have gone while we look: as it was, closed, shipped."""
+    return path, path.with_suffix(".jsonl"), path.parent / "shipped" / f"{path.stem}.jsonl"
+
+
+def _loads(lines: bytes) -> list[dict[str, Any]]:
+    # A line that was taken out is blank, so that offsets stay right.
+    return [orjson.loads(line) for line in lines.splitlines() if line.strip()]
 
 
 class Appender(Protocol):
@@ -201,21 +217,64 @@ def ship(root: str | Path, use_case: str, kind: str, tables: Appender, *, keep_s
     folder = Path(root) / use_case
     if not folder.exists():
         return 0
-    with _only_shipper(folder):
-        _close_orphans(folder, kind)
+    with only_shipper(folder):
+        close_orphans(folder, kind)
         _drop_old(folder / "shipped", kind, keep_s)
         segments = sorted(folder.glob(f"{kind}-*.jsonl"))
         done = _shipped_names(tables, f"log.{kind}") if segments else set()
         fresh = [path for path in segments if path.stem not in done]
-        records = [
-            orjson.loads(line) for path in fresh for line in _read_lines(path, 0, path.stat().st_size).splitlines()
-        ]
+        records = [record for path in fresh for record in _loads(_read_lines(path, 0, path.stat().st_size))]
         if records:
             tables.append(f"log.{kind}", _table(records, kind), {_SEGMENTS: ",".join(path.stem for path in fresh)})
         (folder / "shipped").mkdir(exist_ok=True)
         for path in segments:
             path.rename(folder / "shipped" / path.name)
         return len(records)
+
+
+def events_kind(source: str) -> str:
+    """The kind of the events of one source; ingest takes them, by ``complete`` and ``retire``, and not ``ship``."""
+    return f"events__{source}"
+
+
+def complete(root: str | Path, use_case: str, kind: str, *, keep_s: float = KEEP_SHIPPED_S) -> list[Path]:
+    """Segments that nobody writes any more, oldest first; retired ones older than ``keep_s`` seconds are removed."""
+    folder = Path(root) / use_case
+    if not folder.exists():
+        return []
+    with only_shipper(folder):
+        close_orphans(folder, kind)
+        _drop_old(folder / "shipped", kind, keep_s)
+        return sorted(folder.glob(f"{kind}-*.jsonl"))
+
+
+def lines(segment: Path) -> list[bytes]:
+    """The complete lines of a segment; what its writer was killed in the middle of was never acknowledged."""
+    return [line for line in _read_lines(segment, 0, segment.stat().st_size).splitlines() if line.strip()]
+
+
+def retire(root: str | Path, use_case: str, stems: Iterable[str]) -> None:
+    """Move the segments of these stems to ``shipped/``; those that are there already stay."""
+    folder = Path(root) / use_case
+    for stem in stems:
+        with suppress(FileNotFoundError):
+            (folder / "shipped").mkdir(exist_ok=True)
+            (folder / f"{stem}.jsonl").rename(folder / "shipped" / f"{stem}.jsonl")
+
+
+def pending(root: str | Path, use_case: str, kind: str) -> list[dict[str, Any]]:
+    """The records that were not shipped yet, those of open segments included, oldest segment first."""
+    folder = Path(root) / use_case
+    paths = sorted([*folder.glob(f"{kind}-*.open"), *folder.glob(f"{kind}-*.jsonl")])
+    return [record for path in paths for record in _loads(_whole(path))]
+
+
+def _whole(path: Path) -> bytes:
+    for place in _places(path):
+        with suppress(FileNotFoundError):
+            data = place.read_bytes()
+            return data[: data.rfind(b"\n") + 1]
+    return b""
 
 
 def await_closed(root: str | Path, use_case: str, kind: str, timeout_s: float) -> bool:
@@ -243,13 +302,15 @@ def _is_held(path: Path) -> bool:
 
 
 @contextmanager
-def _only_shipper(folder: Path) -> Iterator[None]:
+def only_shipper(folder: Path) -> Iterator[None]:
+    """Hold the lock under which closed segments move or change."""
     with (folder / "ship.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _close_orphans(folder: Path, kind: str) -> None:
+def close_orphans(folder: Path, kind: str) -> None:
+    """Close the segments of writers that died."""
     for path in folder.glob(f"{kind}-*.open"):
         # The lock is kept while renaming: a writer that comes in between finds its new file gone and takes another.
         with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
@@ -276,4 +337,4 @@ def _table(records: list[dict[str, Any]], kind: str) -> pa.Table:
 
 
 def _cell(value: Any, field: pa.Field) -> Any:
-    return orjson.dumps(value).decode() if field.name == "inputs" else value
+    return value if value is None or field.name not in _JSON else orjson.dumps(value).decode()

@@ -63,6 +63,12 @@ _STATE = sa.Table(
     sa.Column("key", sa.String, primary_key=True),
     sa.Column("body", sa.JSON, nullable=False),
 )  # fmt: skip
+_TOMBSTONES = sa.Table(
+    "tombstones", _META,
+    sa.Column("use_case", sa.String, primary_key=True),
+    sa.Column("source", sa.String, primary_key=True),
+    sa.Column("digest", sa.String, primary_key=True),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +114,24 @@ class Ledger:
         with self._engine.connect() as connection:
             rows = connection.execute(sa.select(_KEYS)).mappings().all()
         return [_key(row) for row in rows]
+
+    def drop_keys(self, tenant: str) -> int:
+        """Delete every key of a tenant; how many there were."""
+        with self._engine.begin() as connection:
+            return connection.execute(_KEYS.delete().where(_KEYS.c.tenant == tenant)).rowcount
+
+    # --- who was forgotten
+
+    def add_tombstone(self, use_case: str, source: str, digest: str) -> None:
+        """Remember a digest; nothing happens when it is known."""
+        with suppress(IntegrityError), self._engine.begin() as connection:
+            connection.execute(_TOMBSTONES.insert().values(use_case=use_case, source=source, digest=digest))
+
+    def tombstones(self, use_case: str, source: str) -> frozenset[str]:
+        """The digests of a source."""
+        where = (_TOMBSTONES.c.use_case == use_case) & (_TOMBSTONES.c.source == source)
+        with self._engine.connect() as connection:
+            return frozenset(connection.execute(sa.select(_TOMBSTONES.c.digest).where(where)).scalars())
 
     # --- releases
 
@@ -251,6 +275,12 @@ class Ledger:
             changed = connection.execute(_STATE.update().where(_STATE.c.key == key).values(body=dict(body)))
             if changed.rowcount == 0:
                 connection.execute(_STATE.insert().values(key=key, body=dict(body)))
+
+    def first_state(self, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Save ``body`` unless something is saved under ``key``, and return what is: all processes see the same."""
+        with suppress(IntegrityError), self._engine.begin() as connection:
+            connection.execute(_STATE.insert().values(key=key, body=dict(body)))
+        return self.get_state(key) or dict(body)
 
 
 def _sqlite_pragmas(connection: Any, _record: object) -> None:

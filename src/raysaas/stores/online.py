@@ -1,35 +1,28 @@
-"""Online feature rows: one packed row per (view, tenant, entity) in SQLite, written only forward in event time.
+"""Online feature rows: one packed row per (view, tenant, entity), written only forward in event time.
 
-A replica reads it without importing Feast. A row is one msgpack map, so floats (NaN too), 64-bit integers, booleans,
-strings and nulls come back exactly. Readers never wait for a writer (WAL), in this process or another.
+A replica reads them without importing Feast. They are kept in a SQLite file or in Redis, by ``storage.online_url``;
+both do the same, and one contract suite says so.
 """
 
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from operator import itemgetter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
-from typing import Any
+from time import time
+from typing import Any, Protocol
 
-import msgspec
 import pyarrow as pa
 
+from raysaas.errors import Unavailable
+from raysaas.stores.packing import EPOCH, MICRO, Column, Packed, Row, packed, value_names
 from raysaas.use_case import UseCase
+
+__all__ = ["Key", "OnlineStore", "Row", "Values", "online_ttls", "online_view", "online_views"]
 
 Key = tuple[str, str]
 Values = dict[str, Any]
-Row = tuple[str, str, datetime, Mapping[str, Any]]
-Packed = tuple[str, str, str, int, bytes]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICRO = timedelta(microseconds=1)
-_CONTEXT = {"row_id", "tenant", "entity", "event_time", "known_at"}
-_CREATE = """CREATE TABLE IF NOT EXISTS online (view TEXT, tenant TEXT, entity TEXT, event_time INTEGER NOT NULL,
-packed BLOB NOT NULL, PRIMARY KEY (view, tenant, entity)) WITHOUT ROWID"""
-_WRITE = """INSERT INTO online VALUES (?, ?, ?, ?, ?) ON CONFLICT (view, tenant, entity) DO UPDATE
-SET event_time = excluded.event_time, packed = excluded.packed WHERE excluded.event_time >= event_time"""
-_READ = "SELECT event_time, packed FROM online WHERE view = ? AND tenant = ? AND entity = ?"
+_WRITE_TRIES = 5
 
 
 def online_view(use_case: str, view: str) -> str:
@@ -45,92 +38,169 @@ def online_views(use_case: UseCase) -> list[str]:
     return [online_view(use_case.name, view) for view in views]
 
 
-class OnlineStore:
-    """Packed feature rows in one SQLite file; safe for threads, processes and concurrent writers."""
+def online_ttls(use_case: UseCase) -> dict[str, float]:
+    """Seconds after which a row of a view counts as absent, for the views that say so."""
+    ttls = {name: view.ttl_days for name, view in use_case.views.items()}
+    day = timedelta(days=1).total_seconds()
+    return {online_view(use_case.name, name): days * day for name, days in ttls.items() if days is not None}
 
-    def __init__(self, path: str | Path) -> None:
-        """Open or create the file at ``path``."""
-        self._path = Path(path)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._local = threading.local()
-        self._connect().execute(_CREATE)
+
+class Rows(Protocol):
+    """What a backend does; the methods say it in :mod:`raysaas.stores.online_sqlite`."""
+
+    def extend(self, view: str, names: Sequence[str]) -> tuple[int, list[str]]: ...
+
+    def put(self, view: str, number: int, rows: Sequence[Packed]) -> bool: ...
+
+    def get(self, views: Sequence[str], keys: Sequence[Key]) -> list[Column]: ...
+
+    def keys(self, view: str) -> list[Key]: ...
+
+    def count(self, view: str) -> int: ...
+
+    def drop(self, view: str) -> None: ...
+
+    def publish(self, pointers: Mapping[str, str], records: Mapping[str, str]) -> None: ...
+
+    def retire(self, views: Sequence[str], records: Sequence[str]) -> None: ...
+
+    def views(self) -> list[str]: ...
+
+    def records(self) -> dict[str, str]: ...
+
+    def forget(self, tenant: str, entity: str | None, prefix: str = "") -> int: ...
+
+    def close(self) -> None: ...
+
+
+class OnlineStore:
+    """Packed feature rows; safe for threads, processes and concurrent writers.
+
+    Every call raises ``Unavailable`` while the server, if there is one, does not answer.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        """``location`` is a path, ``sqlite:///PATH``, ``redis://...`` or ``rediss://...`` (TLS)."""
+        self.rows = _backend(str(location))
 
     def write(self, view: str, rows: pa.Table | Iterable[Row]) -> int:
-        """Put rows in one transaction and return how many were offered; an older row never replaces a newer one.
+        """Put rows and return how many were offered; an older row never replaces a newer one.
 
         A table has ``tenant``, ``entity``, ``event_time`` and the features; ``known_at`` and ``row_id`` are left out.
         Of rows with equal event time the last wins, so that a correction does. Other rows are (tenant, entity,
-        event_time, values).
+        event_time, values). Values are null, bool, int (64 bits), float, str, bytes, datetime or lists of these; for
+        another type TypeError is raised and nothing is written.
         """
-        packed = list(_packed_table(view, rows) if isinstance(rows, pa.Table) else _packed_rows(view, rows))
-        # In key order the B-tree grows at its end: a third of the time of random order.
-        packed.sort(key=itemgetter(1, 2))
-        connection = self._connect()
-        connection.execute("BEGIN IMMEDIATE")
-        with connection:
-            connection.executemany(_WRITE, packed)
-        return len(packed)
+        offered = rows if isinstance(rows, pa.Table) else list(rows)
+        for _ in range(_WRITE_TRIES):
+            number, names = self.rows.extend(view, value_names(offered))
+            ready = packed(offered, names)
+            if self.rows.put(view, number, ready):
+                return len(ready)
+        raise Unavailable(f"The online view {view!r} is being dropped and made again by others. Try again.")
 
     def read(self, view: str, keys: Sequence[Key]) -> list[Values | None]:
         """Feature values of each (tenant, entity), in the order of ``keys``; None where there is no row."""
-        return [None if row is None else row[1] for row in self.read_rows(view, keys)]
+        return self.read_many([view], keys)
 
-    def read_many(self, views: Sequence[str], keys: Sequence[Key]) -> list[Values | None]:
-        """Values of all ``views`` merged per key; None where no view has the key."""
-        merged: list[Values | None] = [None] * len(keys)
-        for view in views:
-            for position, values in enumerate(self.read(view, keys)):
-                if values is not None:
-                    merged[position] = {**(merged[position] or {}), **values}
-        return merged
+    def read_many(
+        self, views: Sequence[str], keys: Sequence[Key], *, ttls_s: Mapping[str, float] | None = None
+    ) -> list[Values | None]:
+        """Values of all ``views`` merged per key; None where no view has a row of it. TTLs as in :meth:`read_dated`."""
+        columns = self._fresh(views, keys, ttls_s or {}, time())
+        if (whole := _all_there(columns)) is not None:
+            return [*whole]
+        return [_merged(columns, n) if any(c.times[n] is not None for c in columns) else None for n in range(len(keys))]
+
+    def read_dated(
+        self,
+        views: Sequence[str],
+        keys: Sequence[Key],
+        *,
+        ttls_s: Mapping[str, float] | None = None,
+        now: float | None = None,
+    ) -> list[tuple[Values, dict[str, int]]]:
+        """Per key: the values of all ``views`` merged, and the event time (microseconds) of each view's row.
+
+        All views are read in one state of the store. A row older at ``now`` (seconds, the present by default) than its
+        view's entry in ``ttls_s`` is left out.
+        """
+        columns = self._fresh(views, keys, ttls_s or {}, time() if now is None else now)
+        merged = _all_there(columns) or [_merged(columns, n) for n in range(len(keys))]
+        times = [
+            {view: moment for view, moment in zip(views, moments, strict=True) if moment is not None}
+            for moments in zip(*(column.times for column in columns), strict=True)
+        ]
+        return list(zip(merged, times, strict=True))
+
+    def _fresh(
+        self, views: Sequence[str], keys: Sequence[Key], ttls_s: Mapping[str, float], now: float
+    ) -> list[Column]:
+        """The columns of a read, without the rows that are past their view's TTL."""
+        columns = self.rows.get(views, keys)
+        floors = [int((now - ttls_s[view]) * 1e6) if view in ttls_s else None for view in views]
+        return [
+            column if floor is None else _since(column, floor) for column, floor in zip(columns, floors, strict=True)
+        ]
 
     def read_rows(self, view: str, keys: Sequence[Key]) -> list[tuple[datetime, Values] | None]:
         """Event time and values of each (tenant, entity); None where there is no row."""
-        connection = self._connect()
-        found = (connection.execute(_READ, (view, *key)).fetchone() for key in keys)
-        return [row and (_EPOCH + row[0] * _MICRO, msgspec.msgpack.decode(row[1])) for row in found]
+        found = self.read_dated([view], keys)
+        return [(EPOCH + times[view] * MICRO, values) if times else None for values, times in found]
 
     def keys(self, view: str) -> list[Key]:
         """Every (tenant, entity) of a view, sorted."""
-        found = self._connect().execute("SELECT tenant, entity FROM online WHERE view = ? ORDER BY 1, 2", (view,))
-        return [(tenant, entity) for tenant, entity in found]
+        return self.rows.keys(view)
 
     def count(self, view: str) -> int:
         """Number of entities in a view."""
-        return int(self._connect().execute("SELECT count(*) FROM online WHERE view = ?", (view,)).fetchone()[0])
+        return self.rows.count(view)
 
     def drop(self, view: str) -> None:
-        """Forget all rows of a view."""
-        with self._connect() as connection:
-            connection.execute("DELETE FROM online WHERE view = ?", (view,))
+        """Forget a view; its rows stay where another name points at them (:mod:`raysaas.stores.generations`)."""
+        self.rows.drop(view)
+
+    def forget(self, tenant: str, entity: str | None = None, *, use_case: str | None = None) -> int:
+        """Erase the rows of a tenant, or of one of its entities, from all views (of a use case); returns how many."""
+        return self.rows.forget(tenant, entity, online_view(use_case, "") if use_case else "")
 
     def close(self) -> None:
-        """Close this thread's connection; another call opens a new one."""
-        self._connect().close()
-        del self._local.connection
-
-    def _connect(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = sqlite3.connect(self._path, timeout=30, isolation_level=None)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            self._local.connection = connection
-        return connection
+        """Close this thread's connections; another call opens new ones."""
+        self.rows.close()
 
 
-def _packed_rows(view: str, rows: Iterable[Row]) -> Iterator[Packed]:
-    encode = msgspec.msgpack.Encoder().encode
-    for tenant, entity, event_time, values in rows:
-        moment = event_time if event_time.tzinfo else event_time.replace(tzinfo=UTC)
-        yield view, tenant, entity, (moment - _EPOCH) // _MICRO, encode(values)
+def _since(column: Column, floor: int) -> Column:
+    if column.times and None not in column.times and min(column.times) >= floor:  # type: ignore[type-var, operator]
+        return column
+    kept = [moment is not None and moment >= floor for moment in column.times]
+    times = [moment if keep else None for moment, keep in zip(column.times, kept, strict=True)]
+    return Column(column.names, times, [x if keep else None for x, keep in zip(column.values, kept, strict=True)])
 
 
-def _packed_table(view: str, table: pa.Table) -> Iterator[Packed]:
-    encode = msgspec.msgpack.Encoder().encode
-    names = [name for name in table.column_names if name not in _CONTEXT]
-    micros = table["event_time"].cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64())
-    context = (table[name].to_pylist() for name in ("tenant", "entity"))
-    values = zip(*(table[name].to_pylist() for name in names), strict=True) if names else iter([()] * table.num_rows)
-    for tenant, entity, micro, row in zip(*context, micros.to_pylist(), values, strict=True):
-        yield view, tenant, entity, micro, encode(dict(zip(names, row, strict=True)))
+def _all_there(columns: Sequence[Column]) -> list[Values] | None:
+    """The merged values, several times faster, where no row and no value at its end is absent; else None."""
+    if not columns or any(None in column.times or not column.times for column in columns):
+        return None
+    if any(min(map(len, column.values)) < len(column.names) for column in columns):  # type: ignore[arg-type]
+        return None
+    names = [name for column in columns for name in column.names]
+    rows: Iterable[Any] = reduce(partial(map, add), [column.values for column in columns])
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _merged(columns: Sequence[Column], place: int) -> Values:
+    values: Values = {}
+    for column in columns:
+        # A row may be shorter than the names, which only grow.
+        values.update(zip(column.names, column.values[place] or (), strict=False))
+    return values
+
+
+def _backend(location: str) -> Rows:
+    if location.startswith(("redis://", "rediss://")):
+        from raysaas.stores.online_redis import RedisRows
+
+        return RedisRows(location)
+    from raysaas.stores.online_sqlite import SqliteRows
+
+    return SqliteRows(location.removeprefix("sqlite:///"))

@@ -10,11 +10,12 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 from raysaas.errors import NotFound
-from raysaas.records import Family, ModelVersion
+from raysaas.records import Family, ModelVersion, TrainingSet, restored
 from raysaas.settings import Storage
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -98,10 +99,20 @@ class Registry:
 
     def version(self, use_case: str, version: int) -> ModelVersion:
         """One version, or NotFound."""
+        return _version(self._stored(use_case, version))
+
+    def _stored(self, use_case: str, version: int) -> StoredVersion:
         try:
-            return _version(self.client.get_model_version(use_case, str(version)))
+            return self.client.get_model_version(use_case, str(version))
         except MlflowException as error:
             raise NotFound(f"There is no version {version} of {use_case!r}.") from error
+
+    def training_set(self, use_case: str, version: int) -> TrainingSet:
+        """The training set that a version learnt from; NotFound when there is no such version, or it does not say."""
+        found = self._stored(use_case, version)
+        if "training" not in found.tags:
+            raise NotFound(f"Version {version} of {use_case!r} does not say from which training set it was made.")
+        return restored(json.loads(found.tags["training"]))
 
     def versions(self, use_case: str) -> list[ModelVersion]:
         """Every version, newest first."""
@@ -114,6 +125,11 @@ class Registry:
             return _version(self.client.get_model_version_by_alias(use_case, "champion"))
         except MlflowException:
             return None
+
+    def amend(self, use_case: str, version: int, tags: Mapping[str, str]) -> None:
+        """Set tags of a version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(use_case, str(version), key, value)
 
     def crown(self, use_case: str, version: int) -> None:
         """Point the alias ``champion`` at a version, after a manual promotion or a roll-back."""
@@ -133,4 +149,5 @@ def _version(stored: StoredVersion) -> ModelVersion:
         training_snapshot=int(tags.get("training_snapshot", 0)),
         released=tags.get("released") == "true",
         reason=tags.get("reason", ""),
+        at=datetime.fromtimestamp(stored.creation_timestamp / 1000, UTC) if stored.creation_timestamp else None,
     )

@@ -5,22 +5,32 @@ Names are ``namespace.table``. The catalog is SQL (SQLite by default, PostgreSQL
 """
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 from pyiceberg.catalog import Catalog, load_catalog
-from pyiceberg.exceptions import CommitFailedException, NamespaceAlreadyExistsError, NoSuchTableError
-from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.exceptions import (
+    CommitFailedException,
+    NamespaceAlreadyExistsError,
+    NoSuchTableError,
+    ValidationException,
+)
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.table import Table
 
 from raysaas.errors import NotFound, Unavailable
 from raysaas.settings import Storage
 
 _COMMIT_TRIES = 5
+# Arrow bytes of one data file: a task that reads a file should not need more memory than a task that joins a partition.
+_PROPERTIES = {"write.target-file-size-bytes": str(128 << 20)}
+MADE_FROM = "raysaas.training"  # snapshot property: the record of the training set that the snapshot holds
 
 
 def plain(table: pa.Table) -> pa.Table:
@@ -74,7 +84,7 @@ class Tables:
         """Return the table, made or widened so that it has every column of ``schema``."""
         with contextlib.suppress(NamespaceAlreadyExistsError):
             self.catalog.create_namespace(name.split(".")[0])
-        table = self.catalog.create_table_if_not_exists(name, schema)
+        table = self.catalog.create_table_if_not_exists(name, schema, properties=_PROPERTIES)
         if set(schema.names) - set(table.schema().as_arrow().names):
             with table.update_schema() as update:
                 update.union_by_name(schema)
@@ -91,27 +101,34 @@ class Tables:
 
     def add_files(self, name: str, schema: pa.Schema, files: Iterable[str], properties: Mapping[str, str]) -> int:
         """Adopt Parquet ``files`` (paths below the warehouse) in one atomic commit and return the snapshot id."""
-        table = self.ensure(name, schema)
-        table.add_files(list(files), snapshot_properties=dict(properties))
-        return _current(table)
+        paths = list(files)
+
+        def adopt() -> Table:
+            table = self.ensure(name, schema)
+            table.add_files(paths, snapshot_properties=dict(properties))
+            return table
+
+        return _committed(name, adopt)
 
     def _commit(self, name: str, rows: pa.Table, properties: dict[str, str], verb: str) -> int:
         rows = plain(rows)
-        for _ in range(_COMMIT_TRIES):
+
+        def write() -> Table:
             table = self.ensure(name, rows.schema)
-            try:
-                # An empty table has nothing to overwrite, and pyiceberg would warn of that.
-                write = table.overwrite if verb == "overwrite" and table.current_snapshot() else table.append
-                write(_aligned(rows, table.schema().as_arrow()), snapshot_properties=properties)
-                return _current(table)
-            except CommitFailedException:
-                continue
-        raise Unavailable(
-            f"Table {name!r} is being written by others: {_COMMIT_TRIES} commits were refused. Try again."
-        )
+            # An empty table has nothing to overwrite, and pyiceberg would warn of that.
+            put = table.overwrite if verb == "overwrite" and table.current_snapshot() else table.append
+            put(_aligned(rows, table.schema().as_arrow()), snapshot_properties=properties)
+            return table
+
+        return _committed(name, write)
 
     def read(
-        self, name: str, *, snapshot: int | None = None, columns: Iterable[str] | None = None, where: str | None = None
+        self,
+        name: str,
+        *,
+        snapshot: int | None = None,
+        columns: Iterable[str] | None = None,
+        where: str | BooleanExpression | None = None,
     ) -> pa.Table:
         """Read a version (the newest by default); ``where`` is a pyiceberg row filter. Row order is not promised."""
         scan = self.table(name).scan(
@@ -121,13 +138,41 @@ class Tables:
         )
         return plain(scan.to_arrow())
 
-    def count(self, name: str, snapshot: int | None = None) -> int:
-        """Number of rows in a version, from metadata where possible."""
-        return int(self.table(name).scan(snapshot_id=snapshot).count())
+    def batches(self, name: str, *, snapshot: int, columns: Iterable[str]) -> pa.RecordBatchReader:
+        """Read columns of a version as a stream, so that memory does not grow with the rows."""
+        scan = self.table(name).scan(selected_fields=tuple(columns), snapshot_id=snapshot)
+        return scan.to_arrow_batch_reader()
 
-    def schema(self, name: str) -> pa.Schema:
-        """Arrow schema of the newest version, in the platform's types."""
-        return plain(self.table(name).schema().as_arrow().empty_table()).schema
+    def added(self, name: str, snapshot: int, columns: Iterable[str]) -> pa.Table:
+        """Columns of the rows that one commit added."""
+        table = self.table(name)
+        made = table.snapshot_by_id(snapshot)
+        manifests = [m for m in made.manifests(table.io) if m.added_snapshot_id == snapshot] if made else []
+        entries = [e for m in manifests for e in m.fetch_manifest_entry(table.io) if e.snapshot_id == snapshot]
+        files = [pafs.FileSystem.from_uri(e.data_file.file_path) for e in entries]
+        parts = [pq.read_table(path, columns=list(columns), filesystem=fs) for fs, path in files]
+        return plain(pa.concat_tables(parts)) if parts else self.schema(name).empty_table().select(list(columns))
+
+    def count(self, name: str, snapshot: int | None = None, where: str | None = None) -> int:
+        """Number of rows in a version, from metadata where possible; ``where`` as in :meth:`read`."""
+        return int(self.table(name).scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot).count())
+
+    def schema(self, name: str, snapshot: int | None = None) -> pa.Schema:
+        """Arrow schema of a version (the newest by default), in the platform's types."""
+        table = self.table(name)
+        found = table.snapshot_by_id(snapshot) if snapshot is not None else None
+        kept = table.schemas().get(found.schema_id) if found and found.schema_id is not None else None
+        return plain((kept or table.schema()).as_arrow().empty_table()).schema
+
+    def location(self, name: str) -> str:
+        """URI of the folder that holds a table's files."""
+        return str(self.table(name).location())
+
+    def names(self) -> list[str]:
+        """Every table, as ``namespace.table``."""
+        return sorted(
+            ".".join(found) for space in self.catalog.list_namespaces() for found in self.catalog.list_tables(space)
+        )
 
     def current(self, name: str) -> int | None:
         """Newest snapshot id, or None when the table does not exist or is empty."""
@@ -137,23 +182,40 @@ class Tables:
         return snapshot.snapshot_id if snapshot else None
 
     def snapshots(self, name: str) -> list[dict[str, Any]]:
-        """Every version, oldest first: ``snapshot_id``, ``committed_at`` (UTC) and ``properties``."""
+        """Every version, oldest first: ``snapshot_id``, ``committed_at`` (UTC), ``operation``, ``parent`` (id of the
+        version it was committed on, or None) and ``properties``.
+        """
         if not self.exists(name):
             return []
         return [
             {
                 "snapshot_id": s.snapshot_id,
                 "committed_at": datetime.fromtimestamp(s.timestamp_ms / 1000, UTC),
+                "operation": s.summary.operation.value if s.summary else "",
+                "parent": s.parent_snapshot_id,
                 "properties": dict(s.summary.additional_properties) if s.summary else {},
             }
             for s in self.table(name).snapshots()
         ]
+
+    def tags(self, name: str) -> dict[str, int]:
+        """The named versions: snapshot id by tag."""
+        refs = self.table(name).metadata.refs if self.exists(name) else {}
+        return {tag: ref.snapshot_id for tag, ref in refs.items() if ref.snapshot_ref_type.value == "tag"}
 
     def tag(self, name: str, snapshot_id: int, tag: str) -> None:
         """Give a version a name, which also keeps it when old snapshots are expired."""
         table = self.table(name)
         if tag not in table.metadata.refs:
             table.manage_snapshots().create_tag(snapshot_id, tag).commit()
+
+
+def _committed(name: str, commit: Callable[[], Table]) -> int:
+    """Commit anew while others come first, or drop the version that the commit began from; the new snapshot id."""
+    for _ in range(_COMMIT_TRIES):
+        with contextlib.suppress(CommitFailedException, ValidationException):
+            return _current(commit())
+    raise Unavailable(f"Table {name!r} is being written by others: {_COMMIT_TRIES} commits were refused. Try again.")
 
 
 def _current(table: Table) -> int:

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysaas.errors import InputError
+from raysaas.models.encodings import FOLD, NUM_FOLDS
 from raysaas.records import Task
 from raysaas.use_case import UseCase
 
-PLATFORM_COLUMNS = ("row_id", "tenant", "entity", "event_time", "known_at", "split", "label")
+PLATFORM_COLUMNS = ("row_id", "tenant", "entity", "event_time", "known_at", "split", "label", FOLD)
 POSITIVE_NAMES = ("yes", "true", "1", "y", "t", "1.0", "positive", "pos", "churn", "churned", "fraud", "up", "bad")
 
 
@@ -27,8 +28,26 @@ def kinds(table: pa.Table) -> dict[str, str]:
 
 
 def columns(table: pa.Table) -> dict[str, np.ndarray]:
-    """Feature columns as numpy: float64 with NaN for missing (booleans 0/1), or object arrays of ``str | None``."""
-    return {name: _numpy(table.column(name)) for name in feature_names(table)}
+    """Feature columns as numpy: float64 with NaN for missing (booleans 0/1), or object arrays of ``str | None``.
+
+    Where rows have folds, for the target encodings of a fit, they come along.
+    """
+    found = {name: _numpy(table.column(name)) for name in feature_names(table)}
+    return found | ({FOLD: table.column(FOLD).to_numpy()} if FOLD in table.column_names else {})
+
+
+def fit_columns(table: pa.Table) -> list[str]:
+    """What a fit takes from a training set: features, label, folds."""
+    return [*feature_names(table), "label", *(name for name in (FOLD,) if name in table.column_names)]
+
+
+def with_folds(table: pa.Table) -> pa.Table:
+    """``table`` with the fold of each train row, by its place among them in order of row id; -1 elsewhere."""
+    folds = np.full(table.num_rows, -1, dtype=np.int8)
+    train = np.flatnonzero(np.asarray(pc.equal(table.column("split"), "train")))
+    order = np.argsort(np.asarray(table.column("row_id").cast(pa.string()))[train], kind="stable")
+    folds[train[order]] = np.random.default_rng(0).permutation(np.arange(len(train)) % NUM_FOLDS)
+    return table.append_column(FOLD, pa.array(folds))
 
 
 def source_names(use_case: UseCase) -> dict[str, str]:

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raysaas.errors import InputError, RaysaasError
 from raysaas.models import bundle
 from raysaas.models.encode import Encoder
 from raysaas.models.profile import Profile
-from raysaas.records import Family
+from raysaas.records import Family, Task
 from raysaas.settings import Settings
 from raysaas.training import evaluate
-from raysaas.training.arrays import Target, columns, kinds, part, source_names
-from raysaas.use_case import UseCase
+from raysaas.training.arrays import Target, columns, kinds, part, source_names, with_folds
+from raysaas.use_case import Encoding, UseCase
 
 if TYPE_CHECKING:
     from ray.train import Result, RunConfig, ScalingConfig
@@ -57,16 +58,29 @@ def prepare(settings: Settings, table: pa.Table) -> Material:
     Raises InputError when the train or test split is empty or the label has nothing to tell apart.
     """
     use_case = settings.use_case
+    table = with_folds(table) if Encoding.target in use_case.encodings.values() else table
     train, test = part(table, "train"), part(table, "test")
     for name, rows in (("train", train), ("test", test)):
         if not rows.num_rows:
             raise InputError(f"The {name} split of {use_case.name} has no rows of {table.num_rows}: give more data.")
     target = Target.fit(table, use_case.task, use_case.examples.positive)
-    encoder = Encoder.fit(columns(train), kinds(table), source_names(use_case))
+    encoder = Encoder.fit(
+        columns(train), kinds(table), source_names(use_case), truth=_as_numbers(train, use_case.task),
+        encodings={name: str(kind) for name, kind in use_case.encodings.items()},
+    )  # fmt: skip
     baseline = evaluate.baseline(
         use_case.task, target.labels, encoder, columns(train), truth(train, target), columns(test), truth(test, target)
     )
     return Material(use_case=use_case, table=table, encoder=encoder, target=target, baseline=baseline)
+
+
+def _as_numbers(train: pa.Table, task: Task) -> np.ndarray | None:
+    """Labels [n] as a target encoding takes the mean of them; None where that says nothing."""
+    label = train.column("label")
+    if task is Task.regression:
+        return np.asarray(label.cast(pa.float64()))
+    texts = label.cast(pa.string())
+    return np.asarray(pc.equal(texts, pc.max(texts)), dtype=np.float64) if task is Task.binary else None
 
 
 def truth(table: pa.Table, target: Target) -> np.ndarray:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from raysaas.errors import Unavailable
 from raysaas.settings import Settings
 from raysaas.training import runs
-from raysaas.training.arrays import feature_names, part
+from raysaas.training.arrays import fit_columns, part
 from raysaas.training.evaluate import Candidate
 from raysaas.training.fitter import Fitter, Plan, limit_threads
 from raysaas.training.trainer import final_state, network_candidate, plan_of
@@ -38,7 +38,7 @@ def sweep(settings: Settings, table: pa.Table, out: Path) -> tuple[Candidate, li
     started = time.monotonic()
     material = runs.prepare(settings, table)
     base = replace(plan_of(settings, material), epochs=settings.tune.max_epochs)
-    grid = runs.interruptible(_tuner(settings, base, table).fit)
+    grid = runs.interruptible(_tuner(settings, base, material.table).fit)
     rows = [_row(result) for result in grid]
     if all(row["error"] for row in rows):
         raise Unavailable(f"All {len(rows)} trials of the sweep failed, the first with: {rows[0]['error']}")
@@ -86,7 +86,7 @@ def _tuner(settings: Settings, base: Plan, table: pa.Table) -> Any:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     chosen = settings.tune
-    names = [*feature_names(table), "label"]
+    names = fit_columns(table)
     train, valid = part(table, "train").select(names), part(table, "valid").select(names)
     resources = {"CPU": settings.train.cpus_per_worker, **({"GPU": 1} if settings.cluster.use_gpu else {})}
     search = OptunaSearch(metric="valid_loss", mode="min", seed=chosen.seed)

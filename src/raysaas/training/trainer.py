@@ -11,7 +11,7 @@ from raysaas.models import network, steps
 from raysaas.records import Family, Task
 from raysaas.settings import Settings
 from raysaas.training import fitter, linear, loop, runs
-from raysaas.training.arrays import columns, feature_names, part
+from raysaas.training.arrays import columns, fit_columns, part
 from raysaas.training.evaluate import Candidate
 from raysaas.training.trees import fit_trees
 
@@ -60,7 +60,7 @@ def fit_network(
     started = time.monotonic()
     material = material or runs.prepare(settings, table)
     plan = replace(plan_of(settings, material), **overrides)
-    return network_candidate(plan, material, out, run_workers(settings, plan, table), started=started)
+    return network_candidate(plan, material, out, run_workers(settings, plan, material.table), started=started)
 
 
 def run_workers(settings: Settings, plan: fitter.Plan, table: pa.Table) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _trainer(settings: Settings, plan: fitter.Plan, table: pa.Table) -> Any:
 
 
 def _features(table: pa.Table) -> pa.Table:
-    return table.select([*feature_names(table), "label"]).combine_chunks()
+    return table.select(fit_columns(table)).combine_chunks()
 
 
 def final_state(result: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from raysaas.records import Family, Task
 from raysaas.settings import Model, Settings
 from raysaas.training import runs
-from raysaas.training.arrays import columns, feature_names, part
+from raysaas.training.arrays import columns, fit_columns, part
 from raysaas.training.boosting import MODEL_FILE, TreePlan, worker
 from raysaas.training.evaluate import Candidate
 
@@ -37,7 +37,7 @@ def fit_trees(settings: Settings, table: pa.Table, out: Path, *, material: runs.
     started = time.monotonic()
     material = material or runs.prepare(settings, table)
     train = settings.train
-    rows = _features(part(table, "train", "valid"), ["split"])
+    rows = _features(part(material.table, "train", "valid"), ["split"])
     num_workers = train.num_workers if rows.num_rows > DISTRIBUTED_ROWS else 1
     cpus = train.num_workers * train.cpus_per_worker / num_workers
     trainer = LightGBMTrainer(
@@ -100,7 +100,7 @@ def tree_params(model: Model, num_rows: int) -> dict[str, Any]:
 
 
 def _features(table: pa.Table, keep: list[str]) -> pa.Table:
-    return table.select([*feature_names(table), "label", *keep]).combine_chunks()
+    return table.select([*fit_columns(table), *keep]).combine_chunks()
 
 
 def _text(result: Any) -> str:
