@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -116,3 +117,11 @@ def test_every_command_takes_json_and_debug() -> None:
     assert names >= {"up", "down", "demo", "init", "run", "submit", "status", "create", "promote", "rollback", "why"}
     for each in leaves(cli.main):
         assert {"as_json", "debug"} <= {parameter.name for parameter in each.params}, each.name
+
+
+def test_forgetting_asks_first_and_takes_no_answer_for_no(home: Path) -> None:
+    command = [sys.executable, "-m", "raysaas.cli", "data", "forget", "all", "--tenant", "acme", f"home={home}"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (65, "")
+    assert done.stderr.endswith("error: Nothing was removed: answer y, or give --yes.\n")
+    assert not home.exists()

@@ -6,6 +6,7 @@ import click
 
 from raysaas import entry
 from raysaas.commands import OUTPUT, Commands, Output, Result, command, overrides_argument
+from raysaas.errors import InputError
 
 
 @click.group(cls=Commands)
@@ -125,9 +126,16 @@ def forget(source: str, tenant: str, entity: str | None, yes: bool, overrides: t
 
     settings = entry.compose(list(overrides))
     whose = f"entity {entity!r} of tenant {tenant!r}" if entity else f"tenant {tenant!r}"
-    if not yes:
-        click.confirm(f"Remove all rows of {whose} for good?", abort=True, err=True)
+    if not (yes or _confirmed(f"Remove all rows of {whose} for good?")):
+        raise InputError("Nothing was removed: answer y, or give --yes.")
     return erasure.forget(settings, source, tenant, entity)
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except click.Abort:  # nobody is there to answer
+        return False
 
 
 @click.command("lineage")
