@@ -107,8 +107,10 @@ class _Story:
                 self._changed(replayer)
                 self._retrained(replayer)
                 self.facts["traffic"] = _traffic(replayer)
-            with self.step("watch", "report for people"):
-                self.facts["drift"]["html"] = lifecycle.watch(self.settings)["html"]
+            with self.step("watch", "report for people, served features against stored ones") as say:
+                watched = lifecycle.watch(self.settings)
+                self.facts["drift"]["html"], self.facts["skew"] = watched["html"], watched["skew"]
+                say(_skew(watched["skew"]))
         self.facts |= {"seconds": round(time.monotonic() - started, 1), "peak_memory_gb": self.memory.gb}
         return self.facts
 
@@ -326,6 +328,10 @@ def _what_changed(settings: Settings) -> str:
 
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _skew(found: Mapping[str, Any]) -> str:
+    return f"{found['rate']:.1%} of the values differ in {found['decisions']} decisions" if found["decisions"] else ""
 
 
 def _traffic(replayer: Replayer) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
     command, home = _relative(str(Path(sys.executable).parent / "raysaas")), f"home={_relative(facts['home'])}"
     yield f"  {command} status {home}"
     yield f"  {command} why {facts['traffic']['decision_id']} {home}"
+    yield f"  {command} lineage {facts['traffic']['decision_id']} use_case={name} {home}"
     yield f"  {command} rollback {name} --reason 'see it go back' {home}"
 
 
