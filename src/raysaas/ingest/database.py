@@ -224,6 +224,7 @@ def _settle(connection: Connection) -> None:
 
         connection.execution_options(postgresql_readonly=True)
         connection.exec_driver_sql("SET TIME ZONE 'UTC'")
+        # It is open: SQLAlchemy's type allows for one that is not.
         adapters = connection.connection.driver_connection.adapters  # type: ignore[union-attr]
         for name in ("json", "jsonb"):
             adapters.register_loader(name, TextLoader)

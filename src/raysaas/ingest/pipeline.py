@@ -1,17 +1,18 @@
-"""Files in, one Iceberg commit out: the `ingest` step on Ray Data.
+"""What a source offers in, one Iceberg commit out: the `ingest` step on Ray Data.
 
-Tasks read parts of files, check them and stage accepted and refused rows as Parquet under the warehouse; the driver
-looks at the counts, settles the rules across rows, and adopts the staged files with ``add_files``: one atomic commit to
-``raw.*`` whatever the size of the batch. Why not Ray Data's ``write_iceberg``: it commits when the last block is
-written, before anyone knows whether the error budget holds or a key came twice, so it would need a second pass over
-materialised blocks. Staging takes one pass and one Ray Data action, keeps memory flat, and a kill at any moment leaves
-files that no snapshot names; the next run of the same batch deletes them.
+Tasks read parts of files (extracts of databases and events are files too), check them and stage accepted and refused
+rows as Parquet under the warehouse; where a contract has rules across rows, checked rows wait as Arrow files until the
+driver has settled those. The driver judges the counts and adopts the staged files with ``add_files``: one atomic commit
+to ``raw.*`` whatever the size of the batch. Why not Ray Data's ``write_iceberg``: it commits when the last block is
+written, before anyone knows whether the error budget holds or a key came twice. The source is read once, tasks' memory
+stays flat, and a kill at any moment leaves files that no snapshot names; the next run of the same batch deletes them.
 
 Order of commits: quarantine, then ``raw``. Quarantine snapshots carry the batch in their properties, so a run that died
 between the two completes without writing them twice. A batch over its error budget commits nothing to ``raw``, but its
 refused rows do go to quarantine, because whoever must repair the file needs to see them.
 
-A file is known by its SHA-256: digests of committed files stand in snapshot properties, and those files are skipped.
+A file is known by its SHA-256: digests of committed files stand in snapshot properties, and those files are skipped;
+so do the offset of a database and the segments of events.
 """
 
 import hashlib

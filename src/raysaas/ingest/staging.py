@@ -1,4 +1,6 @@
-"""What one task does: check a part of a file and write its accepted and refused rows as Parquet under the warehouse.
+"""What one task does: check a part of a file and write its accepted and refused rows under the warehouse.
+
+Both as Parquet, ready to be adopted; accepted rows that rules across rows still have to look at wait as Arrow files.
 
 Paths depend only on the attempt and the number of the part, so a task that Ray runs again overwrites its own files.
 Nothing is visible until the driver adopts the files in one Iceberg commit.

@@ -170,6 +170,7 @@ class OnlineStore:
 
 
 def _since(column: Column, floor: int) -> Column:
+    # Absent rows are ruled out first, here and below, which the type checker cannot follow through a container.
     if column.times and None not in column.times and min(column.times) >= floor:  # type: ignore[type-var, operator]
         return column
     kept = [moment is not None and moment >= floor for moment in column.times]
