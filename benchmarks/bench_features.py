@@ -3,16 +3,21 @@
 200,000 entities ask three views that hold ``--rows`` rows together. Memory: ours and raw DuckDB ``ASOF LEFT JOIN`` on
 the same Arrow tables, in turns, with rows in order of entity and time, as the platform writes them, and shuffled.
 Feast: ``get_historical_features`` of the ordered rows through our offline store (Iceberg), Feast's duckdb and Feast's
-file store (Parquet). Scale: our offline store over Ray, with the rows and with ``--times`` as many.
+file store (Parquet). Scale: our offline store over Ray, with the rows and with ``--times`` as many. Build: a training
+set and a materialisation from an event log of ``--events`` rows and of ``--times`` as many, each in a process of its
+own: its memory and that of a Ray worker. With ``--each`` every view holds ``--rows`` rows.
 """
 
 import argparse
+import importlib
+import multiprocessing
 import os
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -136,7 +141,7 @@ def retrieve(store: FeatureStore, asks: pa.Table) -> pa.Table:
     return store.get_historical_features(frame, refs).to_arrow()
 
 
-def timed(call: Callable[[], pa.Table], rounds: int = 1) -> tuple[float, pa.Table]:
+def timed(call: Callable[[], Any], rounds: int = 1) -> tuple[float, Any]:
     """Median seconds and the last answer."""
     seconds = []
     for _ in range(rounds):
@@ -147,10 +152,11 @@ def timed(call: Callable[[], pa.Table], rounds: int = 1) -> tuple[float, pa.Tabl
 
 
 class Memory:
-    """The most private memory that any one Ray worker held, in MB, while the block ran."""
+    """The most private memory, in MB, that any one Ray worker (``peak_mb``) and this process (``own_mb``) held while
+    the block ran."""
 
     def __enter__(self) -> "Memory":
-        self.peak_mb, self._stop = 0.0, threading.Event()
+        self.peak_mb, self.own_mb, self._stop = 0.0, 0.0, threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
@@ -161,6 +167,8 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.05):
+            memory = psutil.Process().memory_info()
+            self.own_mb = max(self.own_mb, (memory.rss - memory.shared) / 1e6)
             for process in psutil.Process().children(recursive=True):
                 try:
                     if process.name().startswith("ray::"):
@@ -210,6 +218,60 @@ def scaled(folder: Path, asks: pa.Table, num_rows: int, times: int, partition_ro
     ray.shutdown()
 
 
+def log_of_events(tables: Tables, num_rows: int, entities: int) -> None:
+    """A raw table in order of time, as ingest leaves it: a million rows a file at most."""
+    num_files = -(-num_rows // 1_000_000)
+    bounds, rng = np.linspace(0, YEAR_US, num_files + 1).astype(int), np.random.default_rng(0)
+    for number, (start, end) in enumerate(pairwise(bounds)):
+        size = num_rows // num_files
+        at, who = np.sort(rng.integers(start, end, size)), rng.integers(0, entities, size)
+        stamps = pa.array(at).cast(STAMP)
+        tables.append("raw.bench__events", pa.table({
+            "row_id": pc.binary_join_element_wise(f"{number:016d}", pc.cast(np.arange(size), pa.string()), "-"),
+            "tenant": pc.binary_join_element_wise("t", pc.cast(pa.array(who % 4), pa.string()), ""),
+            "entity": pc.binary_join_element_wise("e", pc.cast(pa.array(who), pa.string()), ""),
+            "event_time": stamps, "known_at": stamps, "amount": rng.random(size),
+            "kind": pa.array(rng.choice(["view", "buy", "ask"], size)),
+        }))  # fmt: skip
+
+
+def build(num_rows: int, entities: int) -> None:
+    """Print what a training set and a materialisation take of a log of that many rows."""
+    from raysaas.features.build import materialize, training_set
+    from raysaas.settings import Settings
+    from raysaas.use_case import Column, ColumnType, ExampleKind, Examples, Source, UseCase
+    from raysaas.view import View
+
+    columns = {"amount": Column(), "kind": Column(type=ColumnType.category)}
+    views = {
+        "sums": View(
+            source="events", windows_days=[7, 28], aggregates=["count", "sum:amount", "max:amount", "since_last"]
+        ),
+        "last": View(source="events", columns=["amount", "kind"]),
+    }
+    spec = Examples(kind=ExampleKind.cuts, source="events", label_source="events", horizon_days=3, every_days=90)
+    case = UseCase(name="bench", sources={"events": Source(entity="id", tenant="of", time="at", columns=columns)},
+                   examples=spec, views=views)  # fmt: skip
+    now = datetime(1971, 6, 1, tzinfo=UTC)
+    with tempfile.TemporaryDirectory() as name:
+        settings = Settings(use_case=case, storage=Storage(home=name))
+        tables = Tables(settings.storage)
+        log_of_events(tables, num_rows, entities)
+        ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False,
+                 object_store_memory=1_000_000_000)  # fmt: skip
+        # Workers load what the first tasks of a job would wait for.
+        ready = ray.remote(num_cpus=0.5)(lambda: (importlib.import_module("raysaas.features.views"), time.sleep(1))[1])
+        ray.get([ready.remote() for _ in range(2 * (os.cpu_count() or 1))])
+        for what, call in (("training set", lambda: training_set(settings, tables, now=now)[0].num_rows),
+                           ("materialise", lambda: materialize(settings, tables, now))):  # fmt: skip
+            with Memory() as memory:
+                seconds, count = timed(call)
+            label = f"{what} of {count:,} from {num_rows:,} events"
+            print(f"{label:52}{seconds:9.2f} s   driver {memory.own_mb:,.0f} MB, worker peak {memory.peak_mb:,.0f} MB",
+                  flush=True)  # fmt: skip
+        ray.shutdown()
+
+
 def main() -> None:
     """Run all sides and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -218,11 +280,23 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--partition-rows", type=int)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=["memory", "feast", "scale"])
+    parser.add_argument("--only", choices=["memory", "feast", "scale", "build"])
+    parser.add_argument("--events", type=int, default=500_000)
+    parser.add_argument("--each", action="store_true")
     given = parser.parse_known_args()[0]
+    if given.only in (None, "build"):
+        for factor in (1, given.times):
+            process = multiprocessing.get_context("spawn").Process(target=build, args=(given.events * factor, 20_000))
+            process.start()
+            process.join()
+    if given.only == "build":
+        return
+    if given.each:
+        VIEWS.update({view: (1.0, columns) for view, (_, columns) in VIEWS.items()})
     rng, asks = np.random.default_rng(0), rows(given.entities, (0, given.entities), 0, []).drop_columns(["known_at"])
     asks = asks.take(rng.permutation(asks.num_rows))
-    print(f"point-in-time join: {given.entities:,} entity rows, 3 views of {given.rows:,} rows together")
+    held = "each" if given.each else "together"
+    print(f"point-in-time join: {given.entities:,} entity rows, 3 views of {given.rows:,} rows {held}")
     with tempfile.TemporaryDirectory() as name:
         if given.only != "scale":
             views = {view: pa.concat_tables(chunks(view, given.rows, given.entities)) for view in VIEWS}

@@ -5,13 +5,14 @@ import math
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
 
-from raysaas.stores.online import OnlineStore
+from raysaas.stores.online import Key, OnlineStore
+from raysaas.stores.packing import EPOCH, MICRO
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 VALUES: dict[str, Any] = {
@@ -26,6 +27,12 @@ VALUES: dict[str, Any] = {
     "empty": "",
     "null": None,
 }
+
+
+def dated(store: OnlineStore, view: str, keys: Sequence[Key]) -> list[tuple[datetime, dict[str, Any]] | None]:
+    """Event time and values of each key, None where there is no row."""
+    found = store.read_dated([view], keys)
+    return [(EPOCH + times[view] * MICRO, values) if times else None for values, times in found]
 
 
 def row(
@@ -57,7 +64,7 @@ class OnlineStoreContract:
             store.write("v", pa.table({**context, "big": [2**63 - 1], "x": [0.5], "s": pa.array([None], pa.string())}))
             == 1
         )
-        assert store.read_rows("v", [("t", "e")]) == [(T0, {"big": 2**63 - 1, "x": 0.5, "s": None})]
+        assert dated(store, "v", [("t", "e")]) == [(T0, {"big": 2**63 - 1, "x": 0.5, "s": None})]
 
     def test_an_older_row_never_replaces_a_newer_one(self, store: OnlineStore) -> None:
         store.write("v", [row(days=2, x=2), row(days=1, x=1)])
@@ -131,7 +138,7 @@ class OnlineStoreContract:
     def test_event_times_come_back_to_the_microsecond_from_any_century(self, store: OnlineStore) -> None:
         moments = [datetime(year, 2, 3, 4, 5, 6, 789, tzinfo=UTC) for year in (1, 1969, 1970, 2026, 9999)]
         store.write("v", [("t", f"e{n}", moment, {"x": n}) for n, moment in enumerate(moments)])
-        found = store.read_rows("v", [("t", f"e{n}") for n in range(len(moments))])
+        found = dated(store, "v", [("t", f"e{n}") for n in range(len(moments))])
         assert found == [(moment, {"x": n}) for n, moment in enumerate(moments)]
         tick = timedelta(microseconds=1)
         for n, moment in enumerate(moments):
@@ -232,7 +239,8 @@ class OnlineStoreContract:
         writer = """
 import sys
 from datetime import UTC, datetime, timedelta
-from raysaas.stores.online import OnlineStore
+from raysaas.stores.online import Key, OnlineStore
+from raysaas.stores.packing import EPOCH, MICRO
 store, start = OnlineStore(sys.argv[1]), int(sys.argv[2])
 for n in range(start, 200, 2):
     moment = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=n)

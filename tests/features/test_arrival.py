@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tests.contracts.online import dated
 from tests.features.worlds import NOW, STAMP, day, raw, world
 
 from raysaas.features.arrival import refresh
@@ -99,9 +100,9 @@ def test_what_is_late_known_counts_from_when_it_is_known(tmp_path: Path) -> None
         assert values is not None
         assert (values["last_amount_10d"] == 1000.0) is seen
     assert refresh(settings, tables, late) == 1
-    (dated,) = online_store(settings).read_rows("cuts__o", key)
-    assert dated is not None
-    assert dated[0] == day(55), "the newest time in its rows is that of knowledge"
+    (found,) = dated(online_store(settings), "cuts__o", key)
+    assert found is not None
+    assert found[0] == day(55), "the newest time in its rows is that of knowledge"
 
 
 def test_other_tenants_entities_and_changed_definitions_are_left_alone(

@@ -8,7 +8,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysaas.features.current_versions import commit_order, current_versions
+from raysaas.features.current_versions import current_versions
+from raysaas.stores.tables import commit_order
 from raysaas.use_case import Column, Duplicates, Keep, Source
 
 DAY = datetime(2025, 1, 1, tzinfo=UTC)

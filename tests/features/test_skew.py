@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
+from tests.contracts.online import dated
 from tests.features.test_arrival import online, orders, plain, windows
 from tests.features.worlds import NOW, world
 
@@ -99,10 +100,10 @@ def test_a_value_that_was_tampered_with_is_found(tmp_path: Path) -> None:
     materialize(settings, tables, NOW)
     predictor = serve(settings, tmp_path / "model")
     store, key = online_store(settings), sorted(online(settings))[0]
-    (dated,) = store.read_rows("cuts__o", [key])
-    assert dated is not None
+    (found,) = dated(store, "cuts__o", [key])
+    assert found is not None
     decide(predictor, key[0], [key[1]])
-    store.write("cuts__o", [(*key, dated[0], {**dated[1], "count_40d": 999})])
+    store.write("cuts__o", [(*key, found[0], {**found[1], "count_40d": 999})])
     decide(predictor, key[0], [key[1]])
     shipped(settings, tables, predictor)
     report = skew(settings, tables)

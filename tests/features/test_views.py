@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from tests.features.worlds import NOW, day, raw, world
 
 from raysaas.errors import ConfigError, InputError
 from raysaas.features.derived import lagged
+from raysaas.features.known_rows import ordered
 from raysaas.features.raw import Raw
 from raysaas.features.raw import raw as read_raw
 from raysaas.features.views import feature_names, latest_rows, own_rows, view_rows
@@ -188,3 +190,16 @@ def test_a_ratio_of_huge_numbers_is_null_and_one_of_text_is_refused(tmp_path: Pa
 def test_a_wrong_view_is_said_before_anything_runs(view: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         case({"v": View(source="log", **view)})
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["t", "u", "ü", None]), st.sampled_from(["a", "b", ""]), st.integers(-2, 2),
+                          st.sampled_from("zyx")), max_size=30))  # fmt: skip
+def test_rows_in_order_are_those_of_a_sort_by_all_columns(rows: list[tuple[str | None, str, int, str]]) -> None:
+    names = ["tenant", "entity", "event_time", "row_id"]
+    table = pa.table({
+        name: pa.array([row[n] for row in rows], pa.timestamp("us", "UTC") if n == 2 else pa.string())
+        for n, name in enumerate(names)
+    })  # fmt: skip
+    halves = pa.concat_tables([table.slice(0, len(rows) // 2), table.slice(len(rows) // 2)])
+    assert ordered(halves).equals(table.sort_by([(name, "ascending") for name in names]))

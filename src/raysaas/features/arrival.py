@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyiceberg.expressions import And, In
 
-from raysaas.features.definitions import KEYS
+from raysaas.features.definitions import KEYS, STAMP
 from raysaas.features.examples import entities_at
 from raysaas.features.fingerprint import online_service
 from raysaas.features.online import online_store
-from raysaas.features.raw import STAMP, Raw, pins, raw
+from raysaas.features.raw import Raw, pins, raw
 from raysaas.features.views import latest_rows, schema_of, view_rows
 from raysaas.records import Snapshot
 from raysaas.settings import Settings

@@ -5,7 +5,7 @@ or what became known, after it. A join hands only keys and times to DuckDB and t
 every Arrow type comes out as it went in.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 
@@ -16,14 +16,16 @@ import pyarrow.compute as pc
 
 from raysaas.errors import InputError
 from raysaas.features.grouped import grouped_matches
+from raysaas.features.windows import Sweep
 from raysaas.view import FUNCTIONS, SINCE, SUMS, aggregate_name
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY_US = 86_400_000_000
+_DAY = timedelta(days=1)
 _FIRST, _LAST = -(2**63) + 1, 2**63 - 1
 # While no key is asked for more often, and most a quarter of that, looking at every pair is twice as fast as sorting
 # both sides, and needs no memory for the offered one.
 _FEW = 16
+_VIEWS = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}
 _UNITS = {"s": 10**6, "ms": 10**3, "us": 1, "ns": 1}
 
 
@@ -85,26 +87,29 @@ def window_aggregates(
     ``sum_amount_28d``, and ``since_last``, ``since_first``: days since the last and the first row of all history up to
     the cut, named ``since_last_d``. Nulls and NaN are left out; count, sum and distinct of nothing are 0, the others
     null; ``last`` goes by time, then ``known_at``, then row order. ``known_at`` and ``known_by_event`` are as in
-    :func:`asof_join`. Sums are added up in time order, so that the same rows give the same bits on any machine.
+    :func:`asof_join`. Sums are exact and rounded once, so that the same rows give the same bits in any order and
+    company.
     """
     wanted = [_parse(aggregate) for aggregate in aggregates]
     names = sorted({column for _, column in wanted if column})
     _check(cuts, rows, [*keys, event_time], aggregate_names(windows, aggregates), {*keys, event_time, *names})
     _check_numeric(rows, wanted)
     asking, offered = _keyed(_typed(cuts, rows, keys), keys, event_time, "us"), _keyed(rows, keys, event_time, "us")
-    for name in names:
-        offered = offered.append_column(f"x_{name}", _without_nan(rows[name]))
+    values = {name: _without_nan(_stored(rows[name])) for name in names}
     with _engine().cursor() as connection:
         _offer(connection, asking, offered, None if known_at is None else _tick(known_at, "us"), known_by_event)
-        result = connection.sql(_window_sql(len(keys), wanted, windows, known_by_event)).to_arrow_table()
-    for field in result.schema:
-        cuts = cuts.append_column(field, result[field.name])
+        sweep = Sweep(connection, len(keys), [_span(window, "us") for window in windows], known_by_event)
+        for function, column in wanted:
+            for window in windows if function not in SINCE else [_DAY]:
+                found = sweep.column(function, values.get(column), _span(window, "us"))
+                cuts = cuts.append_column(_named(function, column, window), found)
     return cuts
 
 
 def aggregate_names(windows: Sequence[timedelta], aggregates: Sequence[str]) -> list[str]:
     """Names of the columns that :func:`window_aggregates` adds, in their order."""
-    return [name for aggregate in aggregates for name, _ in _selects(*_parse(aggregate), windows)]
+    wanted = [_parse(aggregate) for aggregate in aggregates]
+    return [_named(*item, window) for item in wanted for window in (windows if item[0] not in SINCE else [_DAY])]
 
 
 @cache
@@ -151,8 +156,14 @@ def _column(table: pa.Table, name: str) -> list[pa.ChunkedArray]:
 
 def _taken(column: pa.ChunkedArray, index: pa.Array) -> pa.ChunkedArray:
     """Values by row number; Arrow has no such kernel for views of text and bytes."""
-    stored = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(column.type)
+    stored = _VIEWS.get(column.type)
     return column.take(index) if stored is None else column.cast(stored).take(index).cast(column.type)
+
+
+def _stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The values themselves, where a column holds numbers or views of them."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else _VIEWS.get(column.type)
+    return column if kind is None else column.cast(kind)
 
 
 def _finest(*columns: pa.ChunkedArray) -> str:
@@ -281,40 +292,5 @@ def _parse(aggregate: str) -> tuple[str, str]:
     )
 
 
-def _selects(function: str, column: str, windows: Sequence[timedelta]) -> Iterator[tuple[str, str]]:
-    """Name and SQL of the columns that one aggregate adds."""
-    if function in SINCE:
-        edge = "max" if function == "since_last" else "min"
-        yield aggregate_name(function, 0), f"(any_value(a.t) - {edge}(o.t)) / {_DAY_US}::DOUBLE"
-        return
-    for window in windows:
-        name = aggregate_name(f"{function}:{column}" if column else function, window / timedelta(days=1))
-        yield name, _expression(function, f'o."x_{column}"', f"FILTER (o.t > a.t - {_span(window, 'us')})")
-
-
-def _expression(function: str, value: str, inside: str) -> str:
-    total = f"sum({value}::DOUBLE ORDER BY o.t, {value}) {inside}"
-    return {
-        "count": f"count(o.i) {inside}",
-        "sum": f"coalesce({total}, 0)",
-        "mean": f"{total} / count({value}) {inside}",
-        "min": f"min({value}) {inside}",
-        "max": f"max({value}) {inside}",
-        "last": f"arg_max({value}, row(o.t, o.known, o.i)) {inside}",
-        "distinct": f"count(DISTINCT {value}) {inside}",
-    }[function]
-
-
-def _window_sql(
-    num_keys: int, wanted: Sequence[tuple[str, str]], windows: Sequence[timedelta], known_by_event: bool
-) -> str:
-    selects = [select for function, column in wanted for select in _selects(function, column, windows)]
-    whole = any(function in SINCE for function, _ in wanted) or not windows
-    bound = "" if whole else f" AND o.t > a.t - {_span(max(windows), 'us')}"
-    known = " AND o.known <= a.t" if known_by_event else ""
-    columns = ", ".join(f'{sql} AS "{name}"' for name, sql in selects)
-    names = ", ".join(f'"{name}"' for name, _ in selects)
-    return (
-        f"SELECT {names} FROM (SELECT a.i, {columns} FROM asking a "
-        f"LEFT JOIN o ON {_equal(num_keys)}o.t <= a.t{bound}{known} GROUP BY a.i) ORDER BY i"
-    )
+def _named(function: str, column: str, window: timedelta) -> str:
+    return aggregate_name(f"{function}:{column}" if column else function, window / _DAY)

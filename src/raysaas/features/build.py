@@ -8,10 +8,12 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,16 +21,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysaas.errors import InputError
-from raysaas.features.definitions import FeatureRepo, ViewRows, features_table, repo_folder, repository
+from raysaas.features.definitions import KEYS, STAMP, FeatureRepo, ViewRows, features_table, repo_folder, repository
 from raysaas.features.examples import entities_at, examples
 from raysaas.features.feedback import feedback, with_feedback
+from raysaas.features.known_rows import StoredRows
 from raysaas.features.online import write_all
-from raysaas.features.raw import STAMP, Raw, pins, raw
+from raysaas.features.raw import LOGS, Raw, pins, raw
 from raysaas.features.rebuild import check_same, definitions
 from raysaas.features.split import split
-from raysaas.features.views import latest_rows, schema_of, view_rows
+from raysaas.features.views import is_windowed, latest_rows, row_maker, schema_of, view_names, window_rows
 from raysaas.records import TrainingSet, plain
 from raysaas.settings import Settings
+from raysaas.stores.datafiles import NewFiles, data_files, new_files
 from raysaas.stores.tables import MADE_FROM, Tables
 from raysaas.use_case import ExampleKind, UseCase
 
@@ -52,13 +56,16 @@ def training_set(
     """
     use_case, known = settings.use_case, was.known_at if was else as_of or now
     snapshots = was.snapshots if was else pins(use_case, tables, as_of)
-    sources = raw(use_case, tables, known, snapshots)
+    sources = raw(use_case, tables, known, snapshots, features=settings.features)
     asked = examples(use_case, sources)
     with _only_builder(settings):
         repo, store = _publish(settings, tables, sources, asked)
         table = _with_split(_retrieve(store, repo, asked), use_case)
     rows = feedback(use_case, tables, known, snapshots) if settings.use_case.examples.feedback else None
-    table = table if rows is None else with_feedback(table, rows, use_case)
+    if rows is None:  # A log that others write to as well is no part of a set that has none of its rows.
+        snapshots = {name: snapshot for name, snapshot in snapshots.items() if name not in LOGS}
+    else:
+        table = with_feedback(table, rows, use_case)
     table, warnings = _learnable(table.sort_by([("event_time", "ascending"), ("row_id", "ascending")]))
     made = TrainingSet(
         use_case=use_case.name,
@@ -94,7 +101,7 @@ def materialize(settings: Settings, tables: Tables, now: datetime) -> int:
     0.
     """
     use_case = settings.use_case
-    sources = raw(use_case, tables, now, pins(use_case, tables, None))
+    sources = raw(use_case, tables, now, pins(use_case, tables, None), features=settings.features)
     at = sources.newest_event()
     entities = entities_at(use_case, sources, at)
     asks = entities.append_column("event_time", pa.array([at] * entities.num_rows, STAMP))
@@ -143,13 +150,32 @@ def _only_builder(settings: Settings) -> Iterator[None]:
 def _publish(settings: Settings, tables: Tables, sources: Raw, asks: pa.Table) -> "tuple[FeatureRepo, FeatureStore]":
     """Put the views' rows in Iceberg and the definitions over exactly those snapshots in Feast's registry."""
     use_case, views = settings.use_case, {}
-    for name, rows in view_rows(use_case, sources, asks, settings.features):
-        _check_names(name, schema_of(rows).names)
-        snapshot = tables.overwrite(features_table(use_case.name, name), rows)
-        views[name] = ViewRows(schema_of(rows), snapshot)
+    for name in view_names(use_case):
+        views[name] = _stored(use_case, name, tables, sources, asks)
     repo = repository(use_case, views, settings.storage, settings.features)
     with redirect_stdout(sys.stderr):
         return repo, repo.apply()
+
+
+def _stored(use_case: UseCase, name: str, tables: Tables, sources: Raw, asks: pa.Table) -> ViewRows:
+    """Make the rows of a view and put them in its table; more than one process may hold never come here."""
+    table = features_table(use_case.name, name)
+    if is_windowed(use_case, name):
+        rows = window_rows(use_case, name, sources, asks)
+    else:
+        made_of, make = row_maker(use_case, name, sources)
+        if isinstance(made_of, StoredRows):
+            schema = make(made_of.empty()).schema
+            _check_names(name, schema_of(schema).names)
+            files = made_of.mapped(partial(_written, make, new_files(tables, table, schema)))
+            return ViewRows(schema_of(schema), tables.replace_files(table, chain.from_iterable(files)))
+        rows = make(made_of.read())
+    _check_names(name, schema_of(rows).names)
+    return ViewRows(schema_of(rows), tables.overwrite(table, rows))
+
+
+def _written(make: Callable[[pa.Table], pa.Table], files: NewFiles, rows: pa.Table) -> list[str]:
+    return files.write(make(rows))
 
 
 def _check_names(view: str, names: list[str]) -> None:
@@ -201,8 +227,9 @@ def _write_online(
     def rows() -> Iterator[tuple[str, pa.Table]]:
         for view in repo.views():
             source = view.batch_source
-            found = tables.read(source.table, snapshot=source.snapshot)
-            yield view.name, latest_rows(found, entities, at, view.ttl or None)
+            columns = [*KEYS, "event_time", "known_at", *(field.name for field in view.features)]
+            found = data_files(tables, source.table, snapshot=source.snapshot, columns=columns)
+            yield view.name, latest_rows(found, entities, at, view.ttl or None, settings.features)
 
     write_all(settings, repo.online, rows())
     for view in repo.views():

@@ -1,21 +1,12 @@
 """Which of several rows with one key counts: of every version kept in a table, the one that a reader takes. Pure."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysaas.use_case import Keep, Source
-
-_FILES = "raysaas.files"
-
-
-def commit_order(snapshots: Iterable[Mapping[str, Any]]) -> list[str]:
-    """First parts of row ids, one per file, in the order in which a table's ``snapshots`` took the files."""
-    return [digest[:16] for s in snapshots for digest in json.loads(s["properties"].get(_FILES, "[]"))]
 
 
 def current_versions(rows: pa.Table, source: Source, files: Sequence[str]) -> pa.Table:
@@ -33,11 +24,11 @@ def current_versions(rows: pa.Table, source: Source, files: Sequence[str]) -> pa
     nulls = " OR ".join(f'"{key}" IS NULL' for key in source.unique)
     newest = "".join(f'"{column}" DESC NULLS LAST, ' for column in [*by, "known_at"])
     with duckdb.connect() as db:
-        db.register("rows", rows.select(names).append_column("pos", pa.array(range(rows.num_rows), pa.int64())))
-        db.register("files", pa.table({"file": pa.array(files, pa.string()), "n": pa.array(range(len(files)))}))
+        db.register("rows", rows.select(names).append_column("__pos", pa.array(range(rows.num_rows), pa.int64())))
+        db.register("files", pa.table({"__file": pa.array(files, pa.string()), "__n": pa.array(range(len(files)))}))
         kept = db.sql(f"""
-            SELECT pos FROM (SELECT *, split_part(row_id, '-', 1) AS file FROM rows) LEFT JOIN files USING (file)
+            SELECT __pos FROM (SELECT *, split_part(row_id, '-', 1) AS __file FROM rows) LEFT JOIN files USING (__file)
             QUALIFY {nulls} OR row_number() OVER (PARTITION BY {keys}
-                ORDER BY {newest} n DESC NULLS LAST, split_part(row_id, '-', 2)::BIGINT DESC) = 1
-            ORDER BY pos""").to_arrow_table()["pos"]
+                ORDER BY {newest} __n DESC NULLS LAST, split_part(row_id, '-', 2)::BIGINT DESC) = 1
+            ORDER BY __pos""").to_arrow_table()["__pos"]
     return rows.take(pc.cast(kept, pa.int64()))

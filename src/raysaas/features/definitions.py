@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 KEYS = ["tenant", "entity"]
 CONTEXT = ["row_id", *KEYS, "event_time", "known_at"]
+STAMP = pa.timestamp("us", "UTC")
 
 
 def features_table(use_case: str, view: str) -> str:

@@ -1,12 +1,15 @@
 """What one training example is: who, when, and the label that only became known later."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysaas.errors import InputError
-from raysaas.features.raw import STAMP, Raw, sql
+from raysaas.features.asof import window_aggregates
+from raysaas.features.definitions import CONTEXT, KEYS, STAMP
+from raysaas.features.raw import Raw, sql
 from raysaas.features.views import apart
 from raysaas.records import Task
 from raysaas.use_case import ExampleKind, UseCase
@@ -97,11 +100,10 @@ def _check(table: pa.Table, use_case: UseCase) -> None:
 
 
 def _rows(use_case: UseCase, raw: Raw) -> pa.Table:
-    spec, table = use_case.examples, raw.read(use_case.examples.source)
-    if spec.label not in table.column_names:
-        raise InputError(
-            f"use_case.examples.label={spec.label!r} is not a column of {spec.source!r}: {table.column_names}."
-        )
+    spec, there = use_case.examples, raw.schema(use_case.examples.source).names
+    if spec.label not in there:
+        raise InputError(f"use_case.examples.label={spec.label!r} is not a column of {spec.source!r}: {there}.")
+    table = raw.read(spec.source, [*CONTEXT, str(spec.label)])
     later = "OVER (PARTITION BY tenant, entity ORDER BY event_time)"
     return sql(
         f"SELECT row_id, tenant, entity, event_time, lead(known_at, {spec.lead}) {later} AS known_at, moment, "
@@ -111,32 +113,53 @@ def _rows(use_case: UseCase, raw: Raw) -> pa.Table:
 
 
 def _cuts(use_case: UseCase, raw: Raw) -> pa.Table:
-    spec, day = use_case.examples, 86_400_000_000
-    settled = (spec.horizon_days + spec.maturity_days) * day
+    spec = use_case.examples
+    standing = _standing(use_case, raw, cut_times(use_case, raw))
+    labels = raw.rows(str(spec.label_source)).only([*KEYS, "event_time"])
+    day = DAY // timedelta(microseconds=1)
     return sql(
-        "SELECT md5(concat_ws(chr(31), s.tenant, s.entity, s.event_time)) AS row_id, s.tenant AS tenant, "
-        f"s.entity AS entity, s.event_time AS event_time, s.event_time + {settled} AS known_at, "
-        "s.event_time AS moment, CASE WHEN count(l.event_time) > 0 THEN '1' ELSE '0' END AS label "
-        "FROM standing s LEFT JOIN labels l "
-        "ON l.tenant = s.tenant AND l.entity = s.entity AND l.event_time > s.event_time "
-        f"AND l.event_time <= s.event_time + {spec.horizon_days * day} GROUP BY ALL "
-        "ORDER BY tenant, entity, event_time",
-        standing=_standing(use_case, raw, cut_times(use_case, raw)),
-        labels=raw.read(str(spec.label_source)),
+        "SELECT md5(concat_ws(chr(31), tenant, entity, event_time)) AS row_id, tenant, entity, event_time, "
+        f"event_time + {(spec.horizon_days + spec.maturity_days) * day} AS known_at, event_time AS moment, "
+        "CASE WHEN num_labels > 0 THEN '1' ELSE '0' END AS label FROM labelled ORDER BY tenant, entity, event_time",
+        labelled=labels.joined(partial(_labelled, horizon=spec.horizon_days * DAY), standing),
     )
+
+
+def _labelled(cuts: pa.Table, labels: pa.Table, horizon: timedelta) -> pa.Table:
+    """``cuts`` with ``num_labels``, the rows of ``labels`` after each cut and up to the ``horizon`` after it."""
+    ends = cuts.set_column(2, "event_time", pc.add(cuts["event_time"], pa.scalar(horizon, pa.duration("us"))))
+    counted = window_aggregates(ends, labels, keys=KEYS, windows=[horizon], aggregates=["count"])
+    return cuts.append_column("num_labels", counted.column(3))
 
 
 def _standing(use_case: UseCase, raw: Raw, cuts: list[datetime]) -> pa.Table:
     """``tenant, entity, event_time`` of each entity at each cut at which it is an example."""
     spec = use_case.examples
-    ended = raw.read(str(spec.label_source)) if spec.until_label else raw.read(spec.source).slice(0, 0)
+    seen = raw.rows(spec.source).only([*KEYS, "event_time", "known_at"]).reduced(_since, _earliest)
+    ended = seen.slice(0, 0)
+    if spec.until_label:
+        ended = raw.rows(str(spec.label_source)).only([*KEYS, "event_time"]).reduced(_happened, _earliest)
     return sql(
-        "WITH seen AS (SELECT tenant, entity, min(greatest(event_time, known_at)) AS since FROM source GROUP BY ALL), "
-        "ends AS (SELECT tenant, entity, min(event_time) AS until FROM ended GROUP BY ALL) "
-        "SELECT s.tenant, s.entity, c.event_time FROM seen s JOIN cuts c ON s.since <= c.event_time "
-        "LEFT JOIN ends e ON e.tenant = s.tenant AND e.entity = s.entity "
-        "WHERE e.until IS NULL OR e.until > c.event_time",
-        source=raw.read(spec.source),
+        "SELECT s.tenant, s.entity, c.event_time FROM seen s JOIN cuts c ON s.moment <= c.event_time "
+        "LEFT JOIN ended e ON e.tenant = s.tenant AND e.entity = s.entity "
+        "WHERE e.moment IS NULL OR e.moment > c.event_time",
+        seen=seen,
         ended=ended,
         cuts=pa.table({"event_time": pa.array(cuts, STAMP)}),
     )
+
+
+def _since(rows: pa.Table) -> pa.Table:
+    """When each entity was first seen: something of it happened and was known."""
+    happened, known = rows["event_time"], rows["known_at"]
+    moment = pc.if_else(pc.greater(known, happened), known, happened)
+    return _earliest(rows.select(KEYS).append_column("moment", moment))
+
+
+def _happened(rows: pa.Table) -> pa.Table:
+    return _earliest(rows.select(KEYS).append_column("moment", rows["event_time"]))
+
+
+def _earliest(rows: pa.Table) -> pa.Table:
+    """``tenant, entity`` and its first ``moment``."""
+    return rows.group_by(KEYS).aggregate([("moment", "min")]).rename_columns([*KEYS, "moment"])

@@ -4,7 +4,9 @@ A shuffle of two steps, carried by Ray's object store, which spills to disk: tas
 into partitions; tasks join a partition each. The driver holds the asking rows and the result, never the offered rows.
 """
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import ceil
 from typing import Any, Protocol
 
@@ -42,23 +44,53 @@ def partitioned(
     ``keys``, in their order; then the result is the same either way. There are ``partitions`` or more, so that each has
     about ``max_rows``. Without a running Ray it stays in this process: a task costs more than a small join.
     """
-    import ray
-
     num_rows = asking.num_rows + offered.num_rows
-    if partitions < 2 or num_rows <= max_rows or not ray.is_initialized():
+    if partitions < 2 or num_rows <= max_rows or not running():
         return join(asking, offered if isinstance(offered, pa.Table) else offered.read())
     num = max(partitions, ceil(num_rows / max_rows))
-    split = ray.remote(num_cpus=0.5, num_returns=num)(_split)
-    apply = ray.remote(num_cpus=0.5)(_apply)
-    pieces = [split.remote(part, keys, num) for part in _parts(offered, max_rows)]
     rows = _partitions(asking, keys, num)
-    tasks = [apply.remote(join, asking.take(rows[part]), *(piece[part] for piece in pieces)) for part in range(num)]
-    del pieces
-    added = pa.concat_tables(_collected(tasks), promote_options="permissive")
+    joins = [partial(_joined, join, asking.take(rows[part])) for part in range(num)]
+    added = pa.concat_tables(collected(shuffled(_parts(offered, max_rows), keys, joins)), promote_options="permissive")
     added = added.take(np.argsort(np.concatenate(rows), kind="stable"))
     for field in added.schema:
         asking = asking.append_column(field, added[field.name])
     return asking
+
+
+def running() -> bool:
+    """Whether this process is connected to Ray."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
+def shuffled(parts: Sequence[Any], keys: Sequence[str], apply: Sequence[Callable[[pa.Table], Any]]) -> list[Any]:
+    """References to what each of ``apply`` makes of one partition of the rows of ``parts``, which stay in their order.
+
+    A part is a table, a reference to one, or an ``Offered``. Rows of equal ``keys`` meet in one partition.
+    """
+    import ray
+
+    split = ray.remote(num_cpus=0.5, num_returns=len(apply))(_split)
+    finish = ray.remote(num_cpus=0.5)(_finish)
+    pieces = [split.remote(part, keys, len(apply)) for part in parts]
+    return [finish.remote(make, *(piece[number] for piece in pieces)) for number, make in enumerate(apply)]
+
+
+def each(make: Callable[[pa.Table], Any], parts: Sequence[Any]) -> list[Any]:
+    """References to what ``make`` gives for each of ``parts``, which are as in :func:`shuffled`."""
+    import ray
+
+    finish = ray.remote(num_cpus=0.5)(_of_part)
+    return [finish.remote(make, part) for part in parts]
+
+
+def collected(tasks: list[Any]) -> Iterator[Any]:
+    """Results in order; each leaves the object store as soon as it is here."""
+    import ray
+
+    for position, task in enumerate(tasks):
+        result = ray.get(task)
+        tasks[position] = task = None
+        yield result
 
 
 def _parts(offered: pa.Table | Offered, max_rows: int) -> Sequence[Any]:
@@ -67,24 +99,25 @@ def _parts(offered: pa.Table | Offered, max_rows: int) -> Sequence[Any]:
     return [offered.slice(start, max_rows) for start in range(0, max(offered.num_rows, 1), max_rows)]
 
 
-def _collected(tasks: list[Any]) -> list[pa.Table]:
-    """Results in order; each leaves the object store as soon as it is here."""
-    import ray
-
-    tables = []
-    for position, task in enumerate(tasks):
-        tables.append(ray.get(task))
-        tasks[position] = None
-    return tables
+def _rows(part: pa.Table | Offered) -> pa.Table:
+    return part if isinstance(part, pa.Table) else part.read()
 
 
 def _split(part: pa.Table | Offered, keys: Sequence[str], num: int) -> list[pa.Table]:
-    table = part if isinstance(part, pa.Table) else part.read()
+    table = _rows(part)
     return [table.take(rows) for rows in _partitions(table, keys, num)]
 
 
-def _apply(join: Join, asking: pa.Table, *offered: pa.Table) -> pa.Table:
-    return join(asking, pa.concat_tables(offered)).drop_columns(asking.column_names)
+def _finish(make: Callable[[pa.Table], Any], *offered: pa.Table) -> Any:
+    return make(pa.concat_tables(offered))
+
+
+def _of_part(make: Callable[[pa.Table], Any], part: pa.Table | Offered) -> Any:
+    return make(_rows(part))
+
+
+def _joined(join: Join, asking: pa.Table, offered: pa.Table) -> pa.Table:
+    return join(asking, offered).drop_columns(asking.column_names)
 
 
 def _partitions(table: pa.Table, keys: Sequence[str], num: int) -> list[NDArray[np.int64]]:

@@ -16,13 +16,18 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raysaas.features.definitions import STAMP
 from raysaas.features.examples import normal_label
-from raysaas.features.raw import LOGS, STAMP, sql
+from raysaas.features.raw import LOGS
 from raysaas.features.split import MIN_GROUPS, shares
+from raysaas.stores.logs import SCHEMAS, completed
+from raysaas.stores.matured import joined
 from raysaas.stores.tables import Tables
 from raysaas.use_case import UseCase
 
 MIN_ROWS = 200
+_READ = {LOGS[0]: ["id", "tenant", "entity", "time", "inputs", "key"],
+         LOGS[1]: ["decision_id", "tenant", "label", "observed_at", "key", "known_at"]}  # fmt: skip
 _TEST, _VALID = 0.40, 0.15
 
 
@@ -38,18 +43,24 @@ def feedback(
     read_from = {name: tables.current(name) for name in LOGS} if snapshots is None else snapshots
     if not all(read_from.get(name) for name in LOGS):
         return None
-    mine = f"use_case == '{use_case.name}'"
-    decisions, outcomes = (tables.read(name, snapshot=read_from[name], where=mine) for name in LOGS)
-    joined = sql(
-        "SELECT d.id AS row_id, d.tenant, d.entity, any_value(d.time) AS event_time, max(o.observed_at) AS known_at, "
-        "arg_max(o.label, o.observed_at) AS label, any_value(d.inputs) AS inputs FROM decisions d JOIN outcomes o "
-        "ON o.decision_id = d.id AND o.tenant = d.tenant WHERE o.label IS NOT NULL "
-        f"AND greatest(d.time, o.observed_at) <= {pa.scalar(as_of, STAMP).value} "
-        "GROUP BY ALL ORDER BY event_time, row_id",
-        decisions=decisions,
-        outcomes=outcomes,
+    decisions, outcomes = (_log(tables, name, read_from[name], use_case.name) for name in LOGS)
+    by_then = pa.scalar(as_of, STAMP)
+    told = joined(
+        decisions.filter(pc.less_equal(decisions["time"], by_then)),
+        outcomes.filter(pc.less_equal(outcomes["observed_at"], by_then)),
     )
-    return joined if joined.num_rows else None
+    told = told.filter(pc.is_valid(told["outcome"]))
+    names = {"row_id": "id", "tenant": "tenant", "entity": "entity", "event_time": "time", "known_at": "observed_at",
+             "label": "outcome", "inputs": "inputs"}  # fmt: skip
+    return pa.table({name: told[column] for name, column in names.items()}) if told.num_rows else None
+
+
+def _log(tables: Tables, name: str, snapshot: int | None, use_case: str) -> pa.Table:
+    """What is needed of a log; a version of an earlier release has not all of it."""
+    known = set(tables.schema(name, snapshot).names)
+    columns = [column for column in _READ[name] if column in known]
+    rows = tables.read(name, snapshot=snapshot, where=f"use_case == '{use_case}'", columns=columns)
+    return completed(rows, SCHEMAS[name.removeprefix("log.")])
 
 
 def with_feedback(training: pa.Table, rows: pa.Table, use_case: UseCase) -> pa.Table:

@@ -29,5 +29,4 @@ def write_all(settings: Settings, service: OnlineService, rows: Iterable[tuple[s
     ledger = Ledger(str(settings.storage.ledger_url))
     releases = ledger.releases(service.use_case)[:_KEPT_RELEASES]
     ledger.close()
-    arms = [arm for release in releases for arm in (release.champion, release.challenger, release.shadow) if arm]
-    retire(store, service.use_case, {arm.features for arm in arms})
+    retire(store, service.use_case, {arm.features for release in releases for arm in release.arms()})

@@ -1,6 +1,6 @@
 """The rows of a use case's sources as they were known at a time, with the Iceberg snapshots they were read from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -11,12 +11,14 @@ import pyarrow.compute as pc
 from pyiceberg.expressions import BooleanExpression
 
 from raysaas.errors import InputError
-from raysaas.features.current_versions import commit_order, current_versions
-from raysaas.features.definitions import CONTEXT
-from raysaas.stores.tables import Tables
+from raysaas.features.definitions import CONTEXT, STAMP
+from raysaas.features.fanout import running
+from raysaas.features.known_rows import HeldRows, KnownRows, StoredRows
+from raysaas.settings import Features
+from raysaas.stores.datafiles import data_files
+from raysaas.stores.tables import Tables, commit_order
 from raysaas.use_case import ColumnType, Source, UseCase
 
-STAMP = pa.timestamp("us", "UTC")
 TIMES = {"event_time", "known_at", "moment"}
 LOGS = ("log.decisions", "log.outcomes")
 
@@ -42,30 +44,49 @@ def _as_micros(table: pa.Table) -> pa.Table:
 
 @dataclass(frozen=True)
 class Raw:
-    """What was known at ``as_of``: ``snapshots`` of the source tables and, by source name, their rows on demand."""
+    """What was known at ``as_of``: ``snapshots`` of the source tables and, by source name, their rows on demand, by
+    tenant, entity, event time and row id. ``schema`` tells the columns that there are."""
 
     as_of: datetime
     snapshots: Mapping[str, int]
-    read: Callable[[str], pa.Table]
+    rows: Callable[[str], KnownRows]
+    schema: Callable[[str], pa.Schema]
     sources: Mapping[str, Source]
+
+    def read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """``columns`` of a source, all by default."""
+        return self.rows(name).only(columns or self.schema(name).names).read()
 
     def newest(self) -> datetime:
         """When the data end: the latest time, of events or of knowledge, in the sources that have one."""
-        tops = [pc.max(rows[column]).as_py() for rows in self._timed() for column in ("event_time", "known_at")]
-        return min(self.as_of, max((top for top in tops if top), default=self.as_of))
+        return min(self.as_of, max(self._edges("newest", "known"), default=self.as_of))
 
     def newest_event(self) -> datetime:
         """The latest event time in the sources that have times."""
-        tops = [pc.max(rows["event_time"]).as_py() for rows in self._timed()]
-        return min(self.as_of, max((top for top in tops if top), default=self.as_of))
+        return min(self.as_of, max(self._edges("newest"), default=self.as_of))
 
     def oldest_event(self) -> datetime:
         """The first event time in the sources that have times."""
-        firsts = [pc.min(rows["event_time"]).as_py() for rows in self._timed()]
-        return min((first for first in firsts if first), default=self.as_of)
+        return min(self._edges("oldest"), default=self.as_of)
 
-    def _timed(self) -> list[pa.Table]:
-        return [self.read(name) for name, source in self.sources.items() if source.time]
+    def _edges(self, *names: str) -> list[datetime]:
+        sources = [name for name, source in self.sources.items() if source.time]
+        rows = [self.rows(name).only(["event_time", "known_at"]).reduced(_edges, _merged_edges) for name in sources]
+        return [edge for table in rows for name in names if (edge := table[name][0].as_py()) is not None]
+
+
+def _edges(rows: pa.Table) -> pa.Table:
+    edges = {
+        "oldest": pc.min(rows["event_time"]),
+        "newest": pc.max(rows["event_time"]),
+        "known": pc.max(rows["known_at"]),
+    }
+    return pa.table({name: pa.array([edge.as_py()], STAMP) for name, edge in edges.items()})
+
+
+def _merged_edges(edges: pa.Table) -> pa.Table:
+    found = {"oldest": pc.min(edges["oldest"]), "newest": pc.max(edges["newest"]), "known": pc.max(edges["known"])}
+    return pa.table({name: pa.array([edge.as_py()], STAMP) for name, edge in found.items()})
 
 
 def raw(
@@ -74,27 +95,32 @@ def raw(
     as_of: datetime,
     snapshots: Mapping[str, int] | None = None,
     where: BooleanExpression | None = None,
+    features: Features | None = None,
 ) -> Raw:
     """Rows known by ``as_of`` of the given ``snapshots`` by table, else of those that :func:`pins` names.
 
-    Rows come sorted by tenant, entity, event time and row id; with ``where`` (pyiceberg's) only some are read. Raises
-    InputError when a source has no rows.
+    With ``where`` (pyiceberg's) only some are read, in this process; else those of a source with more than
+    ``features.rows_per_partition`` stay in their files while Ray runs. Raises InputError when a source has no rows.
     """
     names = {name: f"raw.{use_case.name}__{name}" for name in use_case.sources}
     chosen = pins(use_case, tables, as_of) if snapshots is None else snapshots
     read_from = {table: chosen[table] for table in names.values()}
+    how = features or Features()
 
     @cache
-    def read(name: str) -> pa.Table:
-        table = tables.read(names[name], snapshot=read_from[names[name]], where=where)
-        table = table.set_column(
-            table.column_names.index("entity"), "entity", pc.coalesce(table["entity"], table["row_id"])
-        )
-        table = table.filter(pc.less_equal(table["known_at"], pa.scalar(as_of, STAMP)))
-        table = current_versions(table, use_case.sources[name], commit_order(tables.snapshots(names[name])))
-        return table.sort_by([(key, "ascending") for key in ("tenant", "entity", "event_time", "row_id")])
+    def schema(name: str) -> pa.Schema:
+        return tables.schema(names[name], read_from[names[name]])
 
-    return Raw(as_of, read_from, read, use_case.sources)
+    @cache
+    def rows(name: str) -> KnownRows:
+        columns, snapshot = tuple(schema(name).names), read_from[names[name]]
+        data = data_files(tables, names[name], snapshot=snapshot, columns=columns, where=where)
+        order = tuple(commit_order(tables.history(names[name])))
+        stored = StoredRows(data, use_case.sources[name], as_of, order, columns, how)
+        spread = where is None and how.partitions > 1 and stored.num_rows > how.rows_per_partition and running()
+        return stored if spread else HeldRows(stored.read())
+
+    return Raw(as_of, read_from, rows, schema, use_case.sources)
 
 
 def pins(use_case: UseCase, tables: Tables, as_of: datetime | None) -> dict[str, int]:
@@ -118,7 +144,11 @@ def pins(use_case: UseCase, tables: Tables, as_of: datetime | None) -> dict[str,
 def _pin(tables: Tables, table: str, as_of: datetime | None) -> int | None:
     if as_of is None:
         return tables.current(table)
-    return next((s["snapshot_id"] for s in reversed(tables.snapshots(table)) if s["committed_at"] <= as_of), None)
+    commits = tables.history(table)
+    past = sum(one["committed_at"] <= as_of for one in commits)
+    # For a version that expired stands the next one: it has its rows, and ``known_at`` tells the later ones.
+    left = (one["snapshot_id"] for one in commits[past - 1 :] if "expired" not in one)
+    return next(left, None) if past else None
 
 
 def value_columns(use_case: UseCase, source_name: str, schema: pa.Schema) -> list[str]:

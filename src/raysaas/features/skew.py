@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 from pyiceberg.expressions import And, EqualTo, In, NotNull
 
-from raysaas.features.definitions import KEYS
+from raysaas.features.definitions import KEYS, STAMP
 from raysaas.features.fingerprint import online_service
-from raysaas.features.raw import STAMP, pins, raw
+from raysaas.features.raw import pins, raw
 from raysaas.features.views import schema_of, view_rows
 from raysaas.settings import Settings
 from raysaas.stores.generations import plain_name

@@ -7,9 +7,11 @@ once. All keys of a call are on one server; sharding over a Redis Cluster is not
 
 import hashlib
 import json
+import os
 import re
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from time import monotonic
 from typing import Any
@@ -47,6 +49,7 @@ class RedisRows:
         )
         scripts = (EXTEND, PUT, GET, PUBLISH, RETIRE)
         self._extend, self._put, self._get, self._publish, self._retire = map(self._script, scripts)
+        self._idle: dict[int, deque[Any]] = defaultdict(deque)  # by process: a connection must not outlive a fork
         self._names: dict[str, tuple[int, list[str]]] = {}
         self._rest_until = 0.0
 
@@ -155,7 +158,7 @@ class RedisRows:
             try:
                 if self._rest_until:
                     self._check_rest()
-                return self._redis.evalsha(digest, 1, _BASE, *arguments)
+                return self._called("EVALSHA", digest, 1, _BASE, *arguments)
             except NoScriptError:
                 with self._answering():
                     return self._redis.eval(text, 1, _BASE, *arguments)
@@ -164,9 +167,34 @@ class RedisRows:
 
         return call
 
+    def _called(self, *command: Any) -> Any:
+        """The answer to ``command``, on a connection that no call checks first: that takes as long as a short read.
+
+        One that the server closed meanwhile is opened again, by the client.
+        """
+        idle, pool = self._idle[os.getpid()], self._redis.connection_pool
+        try:
+            connection = idle.pop()
+        except IndexError:
+            connection = pool.get_connection()
+        try:
+            connection.send_command(*command)
+            answer = connection.read_response()
+        except BaseException as error:
+            pool.release(connection)
+            if not isinstance(error, redis.ConnectionError):
+                raise
+            return self._redis.execute_command(*command)
+        idle.append(connection)
+        return answer
+
     @contextmanager
     def _answering(self) -> Iterator[None]:
         self._check_rest()
+        idle = self._idle[os.getpid()]
+        with suppress(IndexError):
+            while True:  # The pool may have no more of them.
+                self._redis.connection_pool.release(idle.pop())
         try:
             yield
         except RedisError as error:
