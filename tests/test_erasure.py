@@ -18,10 +18,12 @@ import pytest
 from tests.leftovers import leftovers
 
 from raysaas.datasets.erasure import NOTHING, forget
+from raysaas.datasets.readmission import readmit
 from raysaas.entry import saved
-from raysaas.errors import ConfigError, Unavailable
+from raysaas.errors import ConfigError, InputError, NotFound, Unavailable
 from raysaas.records import Family
 from raysaas.settings import Settings, Storage
+from raysaas.stores.compaction import compact
 from raysaas.stores.journal import Journal, events_kind, ship
 from raysaas.stores.ledger import Ledger
 from raysaas.stores.online import OnlineStore
@@ -107,7 +109,11 @@ def shop(make_settings: Callable[..., Settings], home: Path, tmp_path: Path, reg
     """A use case that holds the subject in every place."""
     home.mkdir()
     shutil.copy(registry_db, home)
-    settings = make_settings("serve.segment_age_s=0.1", f"data_dir={tmp_path}")
+    return filled(make_settings("serve.segment_age_s=0.1", f"data_dir={tmp_path}"), home, tmp_path)
+
+
+def filled(settings: Settings, home: Path, tmp_path: Path) -> SimpleNamespace:
+    """The subject in every place that ``settings`` name."""
     settings.use_case = use_case()
     tables, ledger, registry = (
         Tables(settings.storage),
@@ -147,6 +153,25 @@ def owners(tables: Tables, name: str, snapshot: int | None = None) -> list[tuple
     return sorted((row["tenant"], row["entity"]) for row in found)
 
 
+def test_outcomes_that_were_reported_by_key_leave_with_their_decision(shop: SimpleNamespace) -> None:
+    root = shop.settings.storage.journal
+    decisions, outcomes = Journal(root, "shop", "decisions"), Journal(root, "shop", "outcomes")
+    for number, (tenant, entity) in enumerate([(TENANT, WHO), (TENANT, ANOTHER), (OTHER, WHO)], 10):
+        key = "order-1" if entity == WHO else "order-2"
+        told = {**outcome(number, tenant), "decision_id": None, "key": key}
+        decisions.append([decision(number, tenant, entity) | {"key": key}])
+        outcomes.append([told])
+        outcomes.rotate()
+        ship(root, "shop", "outcomes", shop.tables)
+        outcomes.append([told])  # repeated, and not shipped
+    decisions.close()
+    outcomes.close()
+    forget(shop.settings, "all", TENANT, WHO)
+    ship(root, "shop", "outcomes", shop.tables)
+    left = shop.tables.read("log.outcomes", where="key is not null").to_pylist()
+    assert sorted((row["tenant"], row["key"]) for row in left) == sorted([(TENANT, "order-2"), (OTHER, "order-1")] * 2)
+
+
 def test_an_entity_leaves_every_place_and_no_other_does(shop: SimpleNamespace) -> None:
     told = forget(shop.settings, "all", TENANT, WHO)
     others = sorted(OWNERS[1:])
@@ -182,6 +207,9 @@ def test_another_use_case_keeps_its_rows(shop: SimpleNamespace) -> None:
 def test_no_byte_of_a_tenant_is_left(shop: SimpleNamespace) -> None:
     assert len(leftovers(shop.home, TENANT)) > 10
     shop.online.drop("market__row")
+    for number in range(2):  # a file's name, in a version that expires
+        shop.tables.append("raw.shop__orders", rows(), {"raysaas.uris": f'[["digest", "{number}/{TENANT}.csv"]]'})
+    assert compact(shop.tables, "raw.shop__orders", before=datetime.now(UTC), newest=1).expired
     told = forget(shop.settings, "*", TENANT, None)
     assert leftovers(shop.home, TENANT) == []
     assert [key.tenant for key in shop.ledger.keys()] == [OTHER]  # noqa: SIM118
@@ -216,6 +244,39 @@ def test_new_rows_are_known_and_others_are_not(shop: SimpleNamespace) -> None:
     assert mask.to_pylist() == [True, False, False, False, True, True, False]
 
 
+def test_who_is_readmitted_is_no_longer_known(shop: SimpleNamespace) -> None:
+    forget(shop.settings, "all", TENANT, WHO)
+    forget(shop.settings, "all", OTHER, None)
+    told = readmit(shop.settings, "orders", TENANT, WHO, "came back as a customer")
+    receipt = json.loads(Path(told["path"]).read_text())
+    assert (receipt["action"], receipt["reason"], receipt["sources"]) == (
+        "readmit",
+        "came back as a customer",
+        ["orders"],
+    )
+    assert receipt["done"]
+    assert receipt["by"]
+    assert receipt["finished_at"] >= receipt["started_at"]
+    assert receipt["subject"] == digest(receipt["salt"], SUBJECT)
+    assert WHO not in str(receipt)
+    ledger = Ledger(shop.settings.storage.ledger_url)
+    assert not tombstones(ledger, "shop", "orders").holds(TENANT, WHO)
+    assert tombstones(ledger, "shop", "visits").holds(TENANT, WHO), "only the source that was named"
+    assert tombstones(ledger, "shop", "orders").holds(OTHER, ANOTHER)
+    assert owners(shop.tables, "raw.shop__orders") == [(TENANT, ANOTHER)], "what was erased stays gone"
+    with pytest.raises(NotFound, match="Nobody of that name is kept out of orders"):
+        readmit(shop.settings, "orders", TENANT, WHO, "again")
+    with pytest.raises(InputError, match="forgotten as a whole in orders, visits: readmit it without --entity"):
+        readmit(shop.settings, "all", OTHER, WHO, "only this one")
+    with pytest.raises(InputError, match="without the name"):
+        readmit(shop.settings, "all", OTHER, None, f"{OTHER} came back")
+    assert len(list((shop.home / "receipts").iterdir())) == 3
+    readmit(shop.settings, "all", OTHER, None, "came back")
+    assert not tombstones(ledger, "shop", "orders").holds(OTHER, ANOTHER)
+    assert forget(shop.settings, "all", TENANT, WHO)["action"] == "forget"
+    assert tombstones(ledger, "shop", "orders").holds(TENANT, WHO)
+
+
 def test_nothing_found_is_said(shop: SimpleNamespace) -> None:
     told = forget(shop.settings, "all", TENANT, "a-name-that-nobody-has")
     assert told["message"] == NOTHING
@@ -240,6 +301,7 @@ def test_a_journal_that_is_still_written_is_waited_for(shop: SimpleNamespace, mo
 RUN = """
 import sys
 from pathlib import Path
+from raysaas.datasets.readmission import readmit
 from raysaas.entry import saved
 from raysaas.datasets.erasure import forget
 from tests.test_erasure import TENANT, WHO

@@ -13,10 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
+from pyiceberg.expressions import EqualTo
 from tests.leftovers import leftovers
 
 from raysaas import lifecycle
 from raysaas.datasets.erasure import forget
+from raysaas.datasets.readmission import readmit
 from raysaas.serving.deployment import Deployments
 from raysaas.settings import Cluster, Ingest, Model, Serve, Settings, Storage
 from raysaas.stores.ledger import Ledger
@@ -135,6 +137,8 @@ def test_an_entity_is_forgotten_while_the_system_runs(running: Running, tmp_path
 
     # The owner writes a file anew, with the entity still in it: the other rows come, these do not.
     write_month(tmp_path, 2)
+    with (tmp_path / "accounts-2.csv").open("a") as file:
+        file.write(f"{WHO},{TENANT},a line that is no row\n")
     assert lifecycle.ingest(settings)["rows"]["accepted"] == 2 * 3 * 159 - 3
     assert tables.count(f"raw.{NAME}__accounts") == before - 4 + 3 * 159 - 3
     lifecycle.ship(settings, wait=True)
@@ -145,3 +149,11 @@ def test_an_entity_is_forgotten_while_the_system_runs(running: Running, tmp_path
     running.decide(ANOTHER)
     assert leftovers(home, WHO) == []
     assert forget(settings, "all", TENANT, WHO)["removed"] == {}
+
+    # Back as a customer: what comes from now on is taken, what was erased stays gone.
+    readmit(settings, "all", TENANT, WHO, "came back as a customer")
+    write_month(tmp_path, 3)
+    assert lifecycle.ingest(settings)["rows"]["accepted"] == 2 * 3 * 160 - 4
+    months = tables.read(f"raw.{NAME}__usage", where=EqualTo("entity", WHO))["event_time"].to_pylist()
+    assert len(months) == 3
+    assert min(months) >= START + timedelta(days=90)

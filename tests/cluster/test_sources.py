@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from sqlalchemy import create_engine, text
 
-from raysaas.errors import InputError
+from raysaas.datasets import contracts
+from raysaas.errors import ConfigError, InputError
+from raysaas.ingest.compacting import ROUNDS
 from raysaas.ingest.pipeline import ingest
-from raysaas.ingest.watching import watch
+from raysaas.ingest.watching import compact_when_due, watch
 from raysaas.settings import Ingest, Settings, Storage
 from raysaas.stores.tables import Tables
 from raysaas.use_case import Column, ColumnType, Examples, Source, Sql, UseCase
@@ -117,6 +120,30 @@ def test_a_watched_folder(run: SimpleNamespace, tmp_path: Path, caplog: pytest.L
     assert len([message for message in caplog.messages if "1 of 1 rows (100.0%)" in message]) == 1
     assert len(caplog.messages) == 2
     assert taken[-1] == 8
+
+
+def test_a_watched_source_is_compacted_after_so_many_rounds(
+    run: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = run.settings(Source(path="o-*.csv", columns=COLUMNS), keep_hours=0)
+    caplog.set_level(logging.INFO, "raysaas.ingest.watching")
+    for number in range(8):
+        (tmp_path / f"o-{number}.csv").write_text(f"id,amount\n{number},1\n")
+        ingest(settings, "orders", run.tables, NOW)
+    rounds = Counter({"orders": ROUNDS - 1})
+    compact_when_due(settings, run.tables, rounds, datetime.now(UTC))
+    assert not caplog.messages
+    rounds.update(["orders"])
+    compact_when_due(settings, run.tables, rounds, datetime.now(UTC))
+    assert "'merged': 8, 'into': 1" in caplog.messages[0]
+    assert not rounds
+    assert run.ids() == list(range(8))
+    assert contracts.compact(settings, "orders")[RAW]["merged"] == 0
+    settings.ingest.keep_hours = None
+    compact_when_due(settings, run.tables, Counter({"orders": ROUNDS}), datetime.now(UTC))
+    assert len(caplog.messages) == 1
+    with pytest.raises(ConfigError, match="kept for ever"):
+        contracts.compact(settings, "orders")
 
 
 def _until(holds: Callable[[], bool], timeout_s: float = 40) -> None:

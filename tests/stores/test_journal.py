@@ -162,6 +162,21 @@ def test_shipper_killed_between_commit_and_move_ships_nothing_twice(tmp_path, ta
     assert list(folder.glob("*.jsonl")) == []
 
 
+def test_a_backlog_is_shipped_in_parts_and_goes_on_after_a_failure(tmp_path, tables, monkeypatch):
+    journal = Journal(tmp_path, "shop", "decisions", segment_bytes=1)
+    for i in range(7):
+        journal.append([record(i)])
+    monkeypatch.setattr("raysaas.stores.journal.PART_BYTES", 2 * len(str(record(0))))
+    append, left = tables.append, [1, 1]
+    monkeypatch.setattr(tables, "append", lambda *args: append(*args) if left.pop() else 0)
+    with pytest.raises(IndexError):
+        ship(tmp_path, "shop", "decisions", tables)
+    monkeypatch.undo()
+    assert 0 < tables.count("log.decisions") < 7
+    ship(tmp_path, "shop", "decisions", tables)
+    assert sorted(r["id"] for r in tables.read("log.decisions").to_pylist()) == [f"d{i}" for i in range(7)]
+
+
 def test_outcomes_and_old_segments(tmp_path, tables):
     journal = Journal(tmp_path, "shop", "outcomes")
     journal.append([{"decision_id": "d0", "use_case": "shop", "tenant": "acme", "label": "Yes",

@@ -1,14 +1,16 @@
 """The SQL ledger: rules that must hold over processes are held by the database."""
 
+import json
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from raysaas.errors import NotFound, Unavailable
-from raysaas.records import Arm, DriftReport, OrderState, Release, Severity
+from raysaas.records import Arm, DriftReport, OrderState, Release, Severity, Variant
 from raysaas.stores.ledger import ORDER_DEAD_S, Ledger
 
 NOW = datetime(2026, 1, 1, 12, 30, tzinfo=UTC)
@@ -33,13 +35,36 @@ def test_keys_are_kept_by_digest_with_scopes_and_expiry(ledger: Ledger) -> None:
 
 
 def test_releases_come_back_equal_and_newest_first(ledger: Ledger) -> None:
-    second = replace(RELEASE, sequence=2, challenger=Arm(version=2, uri="b", digest="e"), challenger_share=0.05)
+    two, three = (Arm(version=n, uri="b", digest="e", features="f") for n in (2, 3))
+    variants = (Variant(name="b", arm=two, share=0.05), Variant(name="c", arm=three, share=0.1))
+    second = replace(
+        RELEASE, sequence=2, variants=variants, shadow=three, tenants={"acme": two}, frozen=True, experiment="2"
+    )
     ledger.set_release(RELEASE)
     ledger.set_release(second)
     assert ledger.releases("churn") == [second, RELEASE]
     assert ledger.release("churn") == second
     assert ledger.released() == ["churn"]
     assert ledger.release("other") is None
+
+
+def test_a_release_of_before_variants_loads_as_one_challenger_that_keeps_its_entities(
+    ledger: Ledger, home: Path
+) -> None:
+    one, two = ({"version": n, "uri": "u", "digest": f"d{n}", "features": ""} for n in (1, 2))
+    body = {
+        "use_case": "churn", "sequence": 1, "champion": one, "challenger": two, "shadow": None,
+        "challenger_share": 0.05, "actor": "me", "reason": "why", "at": NOW.isoformat(),
+    }  # fmt: skip
+    alone = body | {"sequence": 2, "challenger": None, "challenger_share": 0.0}
+    insert = sa.text("insert into releases (use_case, sequence, body, at) values ('churn', :sequence, :body, :at)")
+    with sa.create_engine(f"sqlite:///{home}/ledger.db").begin() as connection:
+        for row in (body, alone):
+            connection.execute(insert, {"sequence": row["sequence"], "body": json.dumps(row), "at": str(NOW)[:19]})
+    newest, first = ledger.releases("churn")
+    assert first.variants == (Variant(name="challenger", arm=Arm(**two), share=0.05),)
+    assert (first.experiment, first.tenants, first.frozen) == ("1:2", {}, False), "the salt that replicas used before"
+    assert (newest.variants, newest.shadow, newest.experiment, newest.sequence) == ((), None, "", 2)
 
 
 def test_a_sequence_is_used_once_and_in_order(ledger: Ledger) -> None:

@@ -1,5 +1,6 @@
 """The online contract on SQLite, and what only a file can show."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 import redis
 import services
-from tests.contracts.online import T0, OnlineStoreContract, row
+from tests.contracts.online import T0, OnlineStoreContract, dated, row
 
 from raysaas.errors import ConfigError, Unavailable
 from raysaas.stores.online import OnlineStore, online_views
@@ -53,7 +54,7 @@ store.write("v", [("t", "e", datetime.datetime(2026, 1, 1), {{"x": 1}})])
 os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
-    assert OnlineStore(tmp_path / "online.db").read_rows("v", [("t", "e")]) == [(T0, {"x": 1})]
+    assert dated(OnlineStore(tmp_path / "online.db"), "v", [("t", "e")]) == [(T0, {"x": 1})]
 
 
 def test_reading_imports_neither_feast_nor_pandas() -> None:
@@ -96,6 +97,40 @@ def test_a_server_that_hangs_holds_nobody_up_for_long() -> None:
             with pytest.raises(Unavailable):
                 store.read("v", [("t", "e")])
         assert time.monotonic() - started < 2
+
+
+def test_connections_that_the_server_closed_are_opened_again_unnoticed() -> None:
+    with services.redis() as url:
+        store, admin = OnlineStore(url), redis.Redis.from_url(url)
+        store.write("v", [row(x=1)])
+        for _ in range(3):
+            assert admin.client_kill_filter(_type="normal", skipme=True)
+            assert store.read("v", [("t", "e")]) == [{"x": 1}]
+
+
+def test_one_connection_is_enough(redis_url: str) -> None:
+    redis.Redis.from_url(redis_url).flushdb()
+    store = OnlineStore(f"{redis_url}?max_connections=1")
+    store.write("v", [row(x=1)])
+    for _ in range(2):
+        assert store.read("v", [("t", "e")]) == [{"x": 1}]
+        assert (store.count("v"), store.keys("v")) == (1, [("t", "e")])
+
+
+def test_a_forked_process_has_connections_of_its_own(redis_url: str) -> None:
+    redis.Redis.from_url(redis_url).flushdb()
+    store = OnlineStore(redis_url)
+    store.write("v", [row("parent", who="parent"), row("child", who="child")])
+
+    def reads(who: str) -> bool:
+        return all(store.read("v", [("t", who)]) == [{"who": who}] for _ in range(300))
+
+    assert reads("parent")
+    child = os.fork()
+    if not child:
+        os._exit(0 if reads("child") else 1)
+    assert reads("parent")
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_wrong_password_is_said_without_it() -> None:

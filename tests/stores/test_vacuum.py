@@ -26,11 +26,11 @@ def test_deleted_bytes_go_from_pages_and_log(tmp_path: Path) -> None:
     plain.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     plain.close()
     assert leftovers(tmp_path, WHO)
-    assert vacuum(url)
+    assert vacuum(url) == ""
     assert leftovers(tmp_path, WHO) == []
     ledger.add_key("k", "acme", [])
     assert [key.tenant for key in Ledger(url).keys()] == ["acme"]  # noqa: SIM118  keys() is no mapping's
-    assert not vacuum("postgresql://server/db")
+    assert vacuum("mysql://server/db").startswith("mysql keeps")
 
 
 def test_replicas_go_on_meanwhile(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_replicas_go_on_meanwhile(tmp_path: Path) -> None:
     while len(read) < 30 and not faults:
         pass
     assert OnlineStore(path).forget("t", WHO) == 1
-    assert vacuum(f"sqlite:///{path}")
+    assert vacuum(f"sqlite:///{path}") == ""
     stop.set()
     for thread in threads:
         thread.join()

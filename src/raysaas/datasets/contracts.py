@@ -73,6 +73,16 @@ def replay(settings: Settings, source: str, fixed: str | None) -> dict[str, Any]
     }  # fmt: skip
 
 
+def compact(settings: Settings, source: str) -> dict[str, Any]:
+    """Merge small files of the tables of ``source`` and expire old versions. Ray must be connected.
+
+    Raises ConfigError (no such source, nothing may expire), Unavailable (others hold or write the table).
+    """
+    from raysaas.ingest.compacting import compact_source
+
+    return compact_source(settings, _known(settings, source), _tables(settings), datetime.now(UTC))
+
+
 def _known(settings: Settings, source: str) -> str:
     sources = settings.use_case.sources
     if source not in sources:

@@ -20,10 +20,12 @@ from raysaas.datasets import aftermath
 from raysaas.errors import ConfigError, Unavailable
 from raysaas.faults import reached
 from raysaas.settings import Settings
-from raysaas.stores import journal, receipts
+from raysaas.stores import expired, journal, receipts
 from raysaas.stores.ledger import Ledger
+from raysaas.stores.object_versions import drop_versions
 from raysaas.stores.online import OnlineStore
 from raysaas.stores.purge import purge, resolve
+from raysaas.stores.quotas import QuotaBook
 from raysaas.stores.receipts import Receipt
 from raysaas.stores.redaction import records, redact
 from raysaas.stores.registry import Registry
@@ -48,9 +50,9 @@ def forget(settings: Settings, source: str, tenant: str, entity: str | None) -> 
     Unavailable (something is in use for too long: run it again).
     """
     subject = Subject(settings.use_case.name, tenant, entity)
-    run = _Erasure(settings, subject, _sources(settings, source))
+    run = _Erasure(settings, subject, sources_of(settings, source))
     for step in (run.list_versions, run.bury, run.purge_tables, run.purge_logs, run.purge_online, run.drop_keys,
-                 run.clear_pages, run.repoint, run.vacuum):  # fmt: skip
+                 run.clear_pages, run.repoint, run.vacuum, run.drop_versions):  # fmt: skip
         log.info("forget: %s", step.__name__.replace("_", " "))
         step()
         receipts.save(settings.storage.home, run.receipt)
@@ -60,7 +62,8 @@ def forget(settings: Settings, source: str, tenant: str, entity: str | None) -> 
     return {**asdict(run.receipt), "path": str(path), "message": _message(run.receipt)}
 
 
-def _sources(settings: Settings, source: str) -> list[str]:
+def sources_of(settings: Settings, source: str) -> list[str]:
+    """The sources that a command names: one, or ``all``. Raises ConfigError."""
     known = list(settings.use_case.sources)
     if source in EVERY:
         return known
@@ -89,6 +92,7 @@ class _Erasure:
     subject: Subject
     sources: list[str]
     unread: list[str] = field(default_factory=list)
+    purged: list[str] = field(default_factory=list)
 
     @cached_property
     def tables(self) -> Tables:
@@ -127,6 +131,8 @@ class _Erasure:
         for table in self.tables.names():
             if table.startswith(f"features.{name}__"):
                 self._purge(table, self.subject.rows())
+        tables = [f"{space}.{name}__{source}" for space in ("raw", "quarantine") for source in self.sources]
+        expired.clean(self.settings.storage.ledger_url or "", tables, self.subject.clean)
         snapshots = {version.training_snapshot for version in self.registry.versions(name)}
         self._purge(f"training.{name}", self.subject.rows(), snapshots)
 
@@ -137,11 +143,11 @@ class _Erasure:
         for kind in kinds:
             if not journal.await_closed(root, name, kind, self.settings.serve.segment_age_s + 10):
                 raise Unavailable(f"The {kind} of {name} are still being written: run this again.")
-        mine = self._decisions(root)
-        self._redact({"outcomes", "shadows"}, mine)
+        mine, named = self._decisions(root), self._decisions(root, "key")
+        self._redact({"outcomes", "shadows"}, mine, named)
         for kind in ("outcomes", "shadows"):
-            self._purge(f"log.{kind}", self.subject.answers(mine))
-        self._redact(set(kinds) - {"outcomes", "shadows"}, mine)
+            self._purge(f"log.{kind}", self.subject.answers(mine, named))
+        self._redact(set(kinds) - {"outcomes", "shadows"}, mine, named)
         self._purge("log.decisions", self.subject.logged())
 
     def purge_online(self) -> None:
@@ -158,6 +164,7 @@ class _Erasure:
         """The API keys of a tenant that is forgotten altogether."""
         if self.subject.entity is None and self.sources == list(self.settings.use_case.sources):
             self.receipt.add("api keys", self.ledger.drop_keys(self.subject.tenant))
+            QuotaBook(self.ledger, self.settings.use_case.name).forget_tenant(self.subject.tenant)
 
     def clear_pages(self) -> None:
         """Reports that show the subject go, lines of logs are blotted: both are made anew as the system runs."""
@@ -184,11 +191,18 @@ class _Erasure:
     def vacuum(self) -> None:
         """Overwrite what the databases still hold of deleted rows."""
         storage = self.settings.storage
-        for url in (storage.online_url, storage.ledger_url, storage.catalog_url, storage.mlflow_url):
-            if not vacuum(url or ""):
-                self.unread.append(
-                    f"{(url or '').partition(':')[0]} keeps the bytes of deleted rows until its own vacuum"
-                )
+        urls = dict.fromkeys([storage.online_url, storage.catalog_url, storage.mlflow_url, storage.ledger_url])
+        # Of a server only the ledger's tables ever held a name: the others hold paths and numbers.
+        held = [*self.ledger.tables, expired.TABLE]
+        kept = [vacuum(url or "", held if url == storage.ledger_url else ()) for url in urls]
+        self.unread += dict.fromkeys(sentence for sentence in kept if sentence)
+
+    def drop_versions(self) -> None:
+        """Delete what a versioned bucket keeps of the files that went."""
+        places = [f"inbox/{self.subject.use_case}__{source}" for source in self.sources]
+        places += [table.replace(".", "/") for table in self.purged]
+        kept = [drop_versions(f"{self.settings.storage.warehouse}/{place}")[1] for place in places]
+        self.unread += dict.fromkeys(sentence for sentence in kept if sentence)
 
     def _purge(self, table: str, rows: Rows, keep: set[int] | None = None) -> None:
         def note(count: int) -> None:
@@ -197,27 +211,32 @@ class _Erasure:
 
         done = purge(self.tables, table, rows, keep=keep or (), mark=self.receipt.id, note=note)
         self.unread += [f"{path} is being written: run this again when that is done" for path in done.unread]
+        self.purged.append(table)
         reached("forget", f"purged:{table}")
 
-    def _decisions(self, root: str) -> set[str]:
-        """Ids of the subject's decisions, wherever they lie."""
-        known = {record["id"] for record in records(root, self.subject.use_case, "decisions") if self._made(record)}
-        if self.tables.exists("log.decisions"):
-            rows = self.subject.logged()
-            known |= set(self.tables.read("log.decisions", columns=["id"], where=rows.prune)["id"].to_pylist())
+    def _decisions(self, root: str, name: str = "id") -> set[str]:
+        """Ids of the subject's decisions (or with ``key`` the tenant's own names of them), wherever they lie."""
+        logged = records(root, self.subject.use_case, "decisions")
+        known = {record[name] for record in logged if self._made(record) and record.get(name)}
+        if self.tables.exists("log.decisions") and name in self.tables.schema("log.decisions").names:
+            mine = self.tables.read("log.decisions", columns=[name], where=self.subject.logged().prune)
+            known |= set(mine[name].drop_null().to_pylist())
         return known
 
     def _made(self, record: Mapping[str, Any]) -> bool:
         entity = self.subject.entity
         return record.get("tenant") == self.subject.tenant and entity in (None, record.get("entity"))
 
-    def _redact(self, kinds: set[str], decisions: set[str]) -> None:
+    def _redact(self, kinds: set[str], decisions: set[str], named: set[str]) -> None:
         def gone(kind: str, record: Mapping[str, Any]) -> bool:
             if kind not in kinds:
                 return False
             if kind == "decisions" or (self.subject.entity is None and kind in _KINDS):
                 return self._made(record)
-            return record.get("decision_id") in decisions if kind in _KINDS else self._sent(kind, record)
+            if kind not in _KINDS:
+                return self._sent(kind, record)
+            by_key = record.get("key") in named and record.get("tenant") == self.subject.tenant
+            return record.get("decision_id") in decisions or (not record.get("decision_id") and by_key)
 
         lines = redact(self.settings.storage.journal or "", self.subject.use_case, gone)
         self.receipt.add("journal", lines)

@@ -18,14 +18,15 @@ EXACT_ROWS = 1_000_000
 
 
 def log(settings: Settings, source: str) -> dict[str, Any]:
-    """Every version of a source's table, oldest first, with the model versions whose tag keeps it.
+    """Every version of a source's table, oldest first, with the model versions whose tag keeps it; how many expired.
 
     ``source`` is a source of the use case or the full name of a table. Raises NotFound naming the nearest one.
     """
     tables = Tables(settings.storage)
     table = table_of(settings, tables, source)
     tags = tables.tags(table)
-    return {"table": table, "versions": [_logged(item, tags) for item in tables.snapshots(table)]}
+    expired = sum("expired" in item for item in tables.history(table))
+    return {"table": table, "versions": [_logged(item, tags) for item in tables.snapshots(table)], "expired": expired}
 
 
 def _logged(item: dict[str, Any], tags: dict[str, int]) -> dict[str, Any]:

@@ -21,8 +21,7 @@ def action(source: Source, rule: str, column: str = "") -> OnBroken:
 
     Rules of a batch refuse the batch, all others the row.
     """
-    chosen = source.on_broken.get(f"{column}.{rule}") or source.on_broken.get(rule)
-    return chosen or (OnBroken.refuse_batch if rule in BATCH else OnBroken.refuse_row)
+    return source.chosen(rule, column) or (OnBroken.refuse_batch if rule in BATCH else OnBroken.refuse_row)
 
 
 def refuses_keys(source: Source) -> bool:

@@ -135,8 +135,7 @@ def _name(number: int) -> str:
 
 
 def _all(rows: Sequence[Sequence[Any]], digest: Digest) -> Sequence[Sequence[Any]]:
-    for row in rows:
-        digest.add(row_hash(row))
+    digest.add([row_hash(row) for row in rows])
     return rows
 
 

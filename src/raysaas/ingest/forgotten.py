@@ -1,6 +1,7 @@
 """Rows of tenants and entities that were forgotten: they do not come in again, and nothing of them is kept."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from raysaas.stores.tombstones import Tombstones
 from raysaas.use_case import Source
 
 FORGOTTEN = "forgotten"
+NOT_KEPT = "(not kept: it may be of somebody who was forgotten)"
 
 
 def unread(block: Block, source: Source, gone: Tombstones) -> tuple[Block, Sequence[int]]:
@@ -24,12 +26,10 @@ def unread(block: Block, source: Source, gone: Tombstones) -> tuple[Block, Seque
 
     So no rule looks at them, and none comes to quarantine. Where tenant or entity are derived, see ``unkept``.
     """
-    if not gone:
+    owners = _owners(source, block.table.column_names) if gone else None
+    if owners is None:
         return block, ()
-    names = bind(source, block.table.column_names).names
-    entity, tenant = names.get(source.entity or ""), names.get(source.tenant or "")
-    if entity is None or (source.tenant and tenant is None):
-        return block, ()
+    tenant, entity = owners
     tenants = _text(block.table, tenant) if tenant else _default(block.table.num_rows)
     hit = gone.mask(tenants, _text(block.table, entity))
     numbers = block.numbers[hit.to_numpy(zero_copy_only=False)].tolist()
@@ -37,10 +37,37 @@ def unread(block: Block, source: Source, gone: Tombstones) -> tuple[Block, Seque
     return replace(block, table=block.table.filter(stay), numbers=block.numbers[np.asarray(stay)]), numbers
 
 
-def unkept(checked: Checked, gone: Tombstones, before: Sequence[int], file: str) -> Checked:
-    """Accepted rows without the forgotten ones; those and the ones left out ``before`` are counted as dropped."""
+def _owners(source: Source, header: Iterable[str]) -> tuple[str | None, str] | None:
+    """The columns of a file that name tenant (None: all are of one) and entity; None where they do not say."""
+    names = bind(source, header).names
+    entity, tenant = names.get(source.entity or ""), names.get(source.tenant or "")
+    return None if entity is None or (source.tenant and tenant is None) else (tenant, entity)
+
+
+def bare(refused: pa.Table, gone: Tombstones) -> pa.Table:
+    """Refused rows of which nobody can say whose they are: their place and the rule stay, what they said does not.
+
+    Only hashes of the forgotten are known, so that a text cannot be searched for their names.
+    """
+    if not gone:
+        return refused
+    for name, text in (("value", NOT_KEPT), ("row", json.dumps(NOT_KEPT))):
+        at = refused.column_names.index(name)
+        refused = refused.set_column(at, refused.field(at), pa.repeat(pa.scalar(text), refused.num_rows))
+    return refused
+
+
+def unkept(
+    checked: Checked, gone: Tombstones, before: Sequence[int], file: str, source: Source, header: Iterable[str]
+) -> Checked:
+    """Accepted rows without the forgotten ones; those and the ones left out ``before`` are counted as dropped.
+
+    Refused rows are :func:`bare` where ``header`` does not say whose they are.
+    """
     if not gone:
         return checked
+    if _owners(source, header) is None:
+        checked = replace(checked, refused=bare(checked.refused, gone))
     rows = checked.accepted
     hit = gone.mask(rows["tenant"], rows["entity"])
     ids = rows["row_id"].filter(hit).to_pylist()

@@ -169,17 +169,18 @@ def _simple(chunk: bytes, quoted: bool, *, at_start: bool) -> bool:
 def _record_ends(chunk: bytes, before: int, inside: bool, delimiter: int | None) -> tuple[np.ndarray, bool] | None:
     """Positions of newlines that end a record; None where quoting is too loose to tell without parsing."""
     data = np.frombuffer(chunk, np.uint8)
-    newlines = data == 10
+    newlines = np.flatnonzero(data == 10)
     if delimiter is None or (not inside and b'"' not in chunk):
         loose = delimiter is not None and chunk.count(b"\r") != chunk.count(b"\r\n")
-        return None if loose else (np.flatnonzero(newlines), inside)
-    quotes = data == 34
-    parity = (np.cumsum(quotes, dtype=np.uint8) + inside) & 1
-    opening = quotes & (parity == 1)
-    previous = np.concatenate([np.array([before], np.uint8), data[:-1]])
-    if not np.isin(previous[opening], [delimiter, 10, 34]).all():
+        return None if loose else (newlines, inside)
+    # By the places of quotes and newlines, which are few: a pass over every byte takes three times as long.
+    quotes = np.flatnonzero(data == 34)
+    opening = quotes[int(inside) :: 2]
+    previous = np.where(opening > 0, data[opening - 1], before)
+    if not ((previous == delimiter) | (previous == 10) | (previous == 34)).all():
         return None
-    return np.flatnonzero(newlines & (parity == 0)), bool(parity[-1])
+    outside = (np.searchsorted(quotes, newlines) + inside) & 1 == 0
+    return newlines[outside], bool((len(quotes) + inside) & 1)
 
 
 def _filled(chunk: bytes, base: int, ends: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ def history(tables: Tables, target: Target) -> list[Findings]:
     """Every batch that was committed or refused, and every replay that took rows, by time."""
     found = []
     for table in (target.raw, target.quarantine):
-        for snapshot in tables.snapshots(table):
+        for snapshot in tables.history(table):
             if PROPERTY in snapshot["properties"]:
                 found.append(Findings.from_json(snapshot["properties"][PROPERTY]))
     return sorted(found, key=lambda one: datetime.fromisoformat(one.at))

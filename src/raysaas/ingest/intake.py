@@ -42,7 +42,7 @@ def intake(
     source = settings.use_case.sources[name]
     files = _files(source, settings, found)
     reached("ingest", "discovered")
-    properties = [dict(snapshot["properties"]) for snapshot in tables.snapshots(raw)]
+    properties = [dict(snapshot["properties"]) for snapshot in tables.history(raw)]
     database, events = _database(settings, name), _events(settings, name)
     before = next((p[OFFSET] for p in reversed(properties) if OFFSET in p), None)
     rows = database.extract(before) if database else Extract("")

@@ -32,7 +32,7 @@ from raysaas.ingest.fanning import each, stage_all, types_of
 from raysaas.ingest.findings import PROPERTY, Findings, last_accepted
 from raysaas.ingest.formats import SourceFile
 from raysaas.ingest.intake import intake
-from raysaas.ingest.planning import FILES, Plan, Target, plan, remove_leftovers
+from raysaas.ingest.planning import Plan, Target, plan, remove_leftovers
 from raysaas.ingest.refusals import num_read, num_refused, warning
 from raysaas.ingest.refused_rows import ATTEMPT, QUARANTINE
 from raysaas.ingest.settling import Referenced, references, settle
@@ -42,7 +42,7 @@ from raysaas.ingest.turns import turn
 from raysaas.ingest.verdicts import examine, judge
 from raysaas.records import Snapshot
 from raysaas.settings import Settings
-from raysaas.stores.tables import Tables
+from raysaas.stores.tables import FILES, Tables
 
 _BATCH, _REFUSED = "raysaas.batch", "raysaas.refused"
 
@@ -70,7 +70,7 @@ def ingest(
         made = plan(new, settings, target, tables, now, types_of)
         staged = _run(made, tables, target, references(settings.use_case, source_name, tables))
         reached("ingest", "staged")
-        findings = examine(staged, made.batch, last_accepted(tables.snapshots(target.raw)))
+        findings = examine(staged, made.batch, last_accepted(tables.history(target.raw)))
         try:
             judge(source_name, staged, made.batch, findings, settings.ingest.error_budget, target.quarantine)
         except ContractError:
@@ -85,7 +85,7 @@ def ingest(
 
 
 def _new_files(files: list[SourceFile], tables: Tables, raw: str) -> tuple[list[SourceFile], tuple[str, ...]]:
-    done = {d for s in tables.snapshots(raw) for d in json.loads(s["properties"].get(FILES, "[]"))}
+    done = {d for s in tables.history(raw) for d in json.loads(s["properties"].get(FILES, "[]"))}
     new = {file.digest: file for file in reversed(files) if file.digest not in done}
     copies = len([f for f in files if f.digest not in done]) - len(new)
     warnings = (f"{copies} files are exact copies of others and were read once.",) if copies else ()
@@ -131,7 +131,7 @@ def _quarantine(staged: list[Staged], made: Plan, tables: Tables, target: Target
     paths = [made.batch.refused_path(s.part) for s in staged if s.num_refused > s.num_late]
     paths += [made.batch.refused_path(s.part, late=True) for s in staged if s.num_late]
     properties = {_BATCH: made.key, _REFUSED: str(sum(s.trace for s in staged) % 2**64), ATTEMPT: made.batch.attempt}
-    for one in (s["properties"] for s in tables.snapshots(target.quarantine)):
+    for one in (s["properties"] for s in tables.history(target.quarantine)):
         if all(one.get(key) == properties[key] for key in (_BATCH, _REFUSED)):
             _drop(made.batch.refused_dir)
             return str(one[ATTEMPT])

@@ -1,13 +1,11 @@
 """From files to a batch: parts cut, types settled, the schema of the result known before a task starts."""
 
 import hashlib
-import json
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +25,6 @@ from raysaas.use_case import Column, ColumnType, Format, Source
 
 _LOG = logging.getLogger(__name__)
 _PART_BYTES = (4 << 20, 32 << 20)
-FILES = "raysaas.files"  # property of commits: the digests of the files they took
 STORED = {"double": ColumnType.number, "int64": ColumnType.integer, "bool": ColumnType.boolean}
 
 TypesOf = Callable[[tuple[Part, ...]], Mapping[str, set[ColumnType]]]
@@ -89,11 +86,6 @@ def plan(
 def data_dir(tables: Tables, name: str) -> str:
     """URI of the folder under the warehouse where the files of a table are staged."""
     return f"{tables.storage.warehouse}/{name.replace('.', '/')}/staged"
-
-
-def commit_order(snapshots: Iterable[Mapping[str, Any]]) -> list[str]:
-    """First parts of row ids, one per file, in the order in which a table's ``snapshots`` took the files."""
-    return [digest[:16] for s in snapshots for digest in json.loads(s["properties"].get(FILES, "[]"))]
 
 
 def cut(files: list[SourceFile], num_blocks: int) -> list[Part]:

@@ -20,15 +20,17 @@ from raysaas.ingest.across import BEHIND, FOUND, POS, behind, key_columns, keys_
 from raysaas.ingest.binding import ROLES
 from raysaas.ingest.contract import Checked, check_rows
 from raysaas.ingest.findings import PROPERTY, Findings
-from raysaas.ingest.forgotten import unkept
-from raysaas.ingest.planning import STORED, Target, commit_order, data_dir, remove_leftovers
+from raysaas.ingest.forgotten import unkept, unread
+from raysaas.ingest.formats import Block
+from raysaas.ingest.planning import STORED, Target, data_dir, remove_leftovers
 from raysaas.ingest.refused_rows import ATTEMPT, QUARANTINE, Taken, take_out, tried
 from raysaas.ingest.settling import Referenced, database, find, references
-from raysaas.ingest.staging import Sink, merged, tally
+from raysaas.ingest.sinks import Sink
+from raysaas.ingest.staging import merged, tally
 from raysaas.ingest.waiting import REPLAYED, packed, read_repaired, repaired, values_of, waiting
 from raysaas.settings import Settings
 from raysaas.stores.ledger import Ledger
-from raysaas.stores.tables import Tables
+from raysaas.stores.tables import Tables, commit_order
 from raysaas.stores.tombstones import tombstones
 from raysaas.use_case import Column, ColumnType, Duplicates, Keep, Source
 
@@ -109,13 +111,14 @@ def _check(
     names = list(dict.fromkeys(name for row in values for name in row))
     table = pa.table({name: pa.array([row.get(name) for row in values], pa.string()) for name in names})
     typed, attempt = rows["typed"][0].as_py(), rows["attempt"][0].as_py()
+    gone = tombstones(Ledger(settings.storage.ledger_url or ""), target.use_case, target.source)
+    source, file = _as_stored(source, tables.schema(target.raw), typed), rows["source_file"][0].as_py()
+    block, left_out = unread(Block(table, rows["row_number"].to_numpy()), source, gone)
     done = check_rows(
-        table, _as_stored(source, tables.schema(target.raw), typed), now=now,
-        numbers=rows["row_number"].to_numpy(), file=rows["source_file"][0].as_py(), digest=_first_parts(rows)[0],
+        block.table, source, now=now, numbers=block.numbers, file=file, digest=_first_parts(rows)[0],
         future_tolerance_s=settings.ingest.future_tolerance_s, day_first=_day_first(tables, target, attempt),
     )  # fmt: skip
-    gone = tombstones(Ledger(settings.storage.ledger_url or ""), target.use_case, target.source)
-    done = unkept(done, gone, (), rows["source_file"][0].as_py())
+    done = unkept(done, gone, left_out, file, source, names)
     refused = tried(done.refused, attempt)
     at = QUARANTINE.get_field_index("typed")
     return replace(done, refused=refused.set_column(at, "typed", pa.repeat(pa.scalar(typed), refused.num_rows)))
@@ -138,7 +141,7 @@ def _kind(kind: pa.DataType) -> ColumnType:
 
 
 def _day_first(tables: Tables, target: Target, attempt: str) -> Mapping[str, bool]:
-    told = (s["properties"] for s in tables.snapshots(target.raw) if s["properties"].get(ATTEMPT) == attempt)
+    told = (s["properties"] for s in tables.history(target.raw) if s["properties"].get(ATTEMPT) == attempt)
     return next((Findings.from_json(one[PROPERTY]).day_first for one in told if PROPERTY in one), {})
 
 
@@ -161,7 +164,7 @@ def _late(rows: pa.Table, gone: pa.Array, source: Source, tables: Tables, target
     """Rows with an earlier time than one of their entity before them, committed or replayed, by place in the files."""
     columns = ("tenant", "entity", "event_time", "row_id")
     mine = rows.select(columns).append_column("own", pa.array(np.arange(rows.num_rows))).filter(pc.invert(gone))
-    files = commit_order(tables.snapshots(target.raw))
+    files = commit_order(tables.history(target.raw))
     with database() as db:
         db.register("mine", mine)
         db.register("there", tables.table(target.raw).scan(selected_fields=columns).to_arrow_batch_reader())

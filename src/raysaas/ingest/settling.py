@@ -21,7 +21,8 @@ from raysaas.ingest.across import BEHIND, COPIES, FOUND, POS, behind, broken, ke
 from raysaas.ingest.actions import drops_copies, refuses_keys
 from raysaas.ingest.ordering import referred
 from raysaas.ingest.refused_rows import take_out, tried
-from raysaas.ingest.staging import Batch, Sink, Staged, latest, merged, own_columns, tally, trace
+from raysaas.ingest.sinks import Sink
+from raysaas.ingest.staging import Batch, Staged, latest, merged, own_columns, tally, trace
 from raysaas.stores.tables import Tables
 from raysaas.use_case import Source, UseCase
 

@@ -6,6 +6,7 @@ refused: a query can encode or leave them out.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -35,6 +36,8 @@ def _array(name: str, code: int | None, values: Sequence[Any]) -> pa.Array:
     kind = _POSTGRES.get(code, pa.string()) if code is not None else _kind(values)
     if code == _BINARY or kind is None:
         raise ConfigError(f"Column {name!r} is binary: leave it out by sql.query, or encode it there.")
+    with suppress(pa.ArrowException, TypeError, OverflowError):  # most columns need no look at each value
+        return pa.array(values, kind)
     if pa.types.is_string(kind):
         return pa.array([None if value is None else as_text(value) for value in values], kind)
     if pa.types.is_floating(kind):

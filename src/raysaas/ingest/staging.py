@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
 from raysaas.errors import RaysaasError
 from raysaas.ingest.across import key_columns, with_copy
@@ -25,10 +23,11 @@ from raysaas.ingest.binding import ROLES, candidates
 from raysaas.ingest.casts import connection
 from raysaas.ingest.contract import Checked, check_rows
 from raysaas.ingest.findings import Broken
-from raysaas.ingest.forgotten import unkept, unread
+from raysaas.ingest.forgotten import bare, unkept, unread
 from raysaas.ingest.formats import Block, Malformed, Part, SourceFile, blocks
 from raysaas.ingest.platform_columns import row_ids
 from raysaas.ingest.refused_rows import QUARANTINE, quarantine, tried
+from raysaas.ingest.sinks import IpcSink, Sink
 from raysaas.stores.tombstones import NOBODY, Tombstones
 from raysaas.use_case import ColumnType, Source
 
@@ -185,11 +184,12 @@ def trace(refused: pa.Table) -> int:
 
 
 def _checked(part: Part, batch: Batch) -> Iterator[Checked]:
+    gone, file = batch.tombstones, part.file
     for block in blocks(part):
         if block.malformed:
-            yield Checked(batch.schema.empty_table(), _malformed(block.malformed, part.file, batch.now))
-        block, numbers = unread(block, batch.source, batch.tombstones)
-        yield unkept(_check(block, part, batch), batch.tombstones, numbers, part.file.uri)
+            yield Checked(batch.schema.empty_table(), bare(_malformed(block.malformed, file, batch.now), gone))
+        block, numbers = unread(block, batch.source, gone)
+        yield unkept(_check(block, part, batch), gone, numbers, file.uri, batch.source, block.table.column_names)
 
 
 def _check(block: Block, part: Part, batch: Batch) -> Checked:
@@ -228,67 +228,3 @@ def merged(broken: Iterable[Broken]) -> tuple[Broken, ...]:
         key = one.rule, one.column, one.action
         total[key] = replace(total[key], count=total[key].count + one.count) if key in total else one
     return tuple(total.values())
-
-
-class Sink:
-    """A Parquet file under the warehouse that exists only once a row is written to it."""
-
-    def __init__(self, uri: str, schema: pa.Schema) -> None:
-        self.uri, self.schema, self.num_rows = uri, schema, 0
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, rows: pa.Table) -> None:
-        """Append rows, cast to the schema."""
-        if not rows.num_rows:
-            return
-        if self._writer is None:
-            fs, path = pafs.FileSystem.from_uri(self.uri)
-            fs.create_dir(path.rpartition("/")[0], recursive=True)
-            self._writer = pq.ParquetWriter(
-                path, self.schema, filesystem=fs, compression="zstd", **_encodings(self.schema)
-            )
-        self._writer.write_table(rows.cast(self.schema))
-        self.num_rows += rows.num_rows
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _encodings(schema: pa.Schema) -> dict[str, Any]:
-    """Encodings that suit what is known of the columns: a third less time to write, half the size."""
-    delta = {
-        f.name: "DELTA_BINARY_PACKED" for f in schema if pa.types.is_int64(f.type) or pa.types.is_timestamp(f.type)
-    }
-    ids = {"row_id": "DELTA_BYTE_ARRAY"} if "row_id" in schema.names else {}
-    words = [f.name for f in schema if pa.types.is_string(f.type) and f.name not in ids]
-    return {"use_dictionary": words, "column_encoding": {**delta, **ids} or None}
-
-
-class IpcSink:
-    """An Arrow IPC file that exists only once a row is written to it; compressed unless it is on a local disk."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri, self.num_rows = uri, 0
-        self._stream: pa.NativeFile | None = None
-        self._writer: pa.ipc.RecordBatchFileWriter | None = None
-
-    def write(self, rows: pa.Table) -> None:
-        """Append rows; the first ones set the schema."""
-        if not rows.num_rows:
-            return
-        if self._writer is None:
-            fs, path = pafs.FileSystem.from_uri(self.uri)
-            fs.create_dir(path.rpartition("/")[0], recursive=True)
-            self._stream = fs.open_output_stream(path)
-            codec = None if isinstance(fs, pafs.LocalFileSystem) else "lz4"
-            self._writer = pa.ipc.new_file(self._stream, rows.schema, options=pa.ipc.IpcWriteOptions(compression=codec))
-        self._writer.write_table(rows)
-        self.num_rows += rows.num_rows
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None and self._stream is not None:
-            self._writer.close()
-            self._stream.close()

@@ -37,7 +37,7 @@ class Waiting:
 
 def waiting(tables: Tables, target: Target) -> Waiting:
     """The rows of a source's quarantine that were not replayed yet, by file and row number."""
-    snapshots = [s["properties"] for s in tables.snapshots(target.raw)]
+    snapshots = [s["properties"] for s in tables.history(target.raw)]
     replayed = frozenset(i for s in snapshots for i in unpacked(s.get(REPLAYED, "{}")))
     if tables.current(target.quarantine) is None or "attempt" not in tables.schema(target.quarantine).names:
         return Waiting(QUARANTINE.empty_table(), replayed, 0)

@@ -8,10 +8,12 @@ file that is written again is tried again.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from raysaas.errors import ConfigError, Terminal, Transient
+from raysaas.ingest.compacting import ROUNDS, compact_source
 from raysaas.ingest.ordering import reading_order
 from raysaas.ingest.pipeline import ingest
 from raysaas.ingest.sources import Found, find
@@ -101,6 +103,18 @@ class Watch:
         return []
 
 
+def compact_when_due(settings: Settings, tables: Tables, rounds: Counter[str], now: datetime) -> None:
+    """Compact the sources that took something for ``ROUNDS`` rounds; where that cannot be now, a later round does."""
+    if settings.ingest.keep_hours is None:
+        return
+    for name in [name for name, count in rounds.items() if count >= ROUNDS]:
+        try:
+            _LOG.info("Compacted %s: %s.", name, compact_source(settings, name, tables, now))
+            del rounds[name]
+        except Transient as error:
+            _LOG.warning("%s: %s", name, error)
+
+
 def watch(
     settings: Settings,
     tables: Tables,
@@ -115,6 +129,7 @@ def watch(
     """
     every_s = settings.ingest.every_s or 0.0
     sources = {name: Watch(settings, name, tables, every_s) for name in reading_order(settings.use_case.sources)}
+    rounds: Counter[str] = Counter()
     while not stop():
         started = time.monotonic()
         now = datetime.now(UTC)
@@ -123,4 +138,6 @@ def watch(
             counts = [f"{sum(s.num_read for s in snapshots)} rows of {name}" for name, snapshots in taken.items()]
             _LOG.info("Took %s.", ", ".join(counts))
             each(taken)
+            rounds.update(taken.keys())
+            compact_when_due(settings, tables, rounds, now)
         time.sleep(max(0.0, every_s - (time.monotonic() - started)))

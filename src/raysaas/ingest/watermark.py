@@ -8,10 +8,11 @@ are known by the hashes of their contents, a multiset, so that two equal rows st
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import compress
 from typing import Any
 
 import orjson
@@ -54,9 +55,9 @@ def _spelled(value: Any) -> list[str]:
     return [kind if kind in _READ else "str", str(value)]
 
 
-def row_hash(row: Row) -> str:
+def row_hash(row: Row) -> bytes:
     """128 bits of SHA-256 over a row's values."""
-    return hashlib.sha256(orjson.dumps(list(row), default=str)).hexdigest()[:32]
+    return hashlib.sha256(orjson.dumps(list(row), default=str)).digest()[:16]
 
 
 class Digest:
@@ -65,10 +66,10 @@ class Digest:
     def __init__(self) -> None:
         self._sum, self._num = 0, 0
 
-    def add(self, hashed: str) -> None:
-        """Count in one row."""
-        self._sum += int(hashed, 16)
-        self._num += 1
+    def add(self, hashed: Sequence[bytes]) -> None:
+        """Count in rows by their hashes."""
+        self._sum += sum(int.from_bytes(one) for one in hashed)
+        self._num += len(hashed)
 
     def hexdigest(self, *context: str) -> str:
         """SHA-256 of all rows so far and of ``context``."""
@@ -83,7 +84,7 @@ class Progress:
         self.high: Any = before.high if before else None
         self._at = self.names.index(column)
         self._left = Counter(before.taken) if before else Counter()
-        self._window: deque[tuple[Any, str]] = deque()
+        self._window: deque[tuple[Any, bytes]] = deque()
         known = before.columns if before else self.names
         # Columns that are gone leave nothing to compare: then what lies within the old window counts as taken.
         self._picked = [self.names.index(name) for name in known] if set(known) <= set(self.names) else None
@@ -93,38 +94,38 @@ class Progress:
         """Whether rows can be told from those taken before; not when the table has lost a column since."""
         return self._picked is not None
 
-    def fresh(self, rows: Iterable[Row], digest: Digest) -> list[Row]:
+    def fresh(self, rows: Sequence[Row], digest: Digest) -> Sequence[Row]:
         """The rows that no run has taken yet; they are counted into ``digest``."""
-        return [row for row in rows if self._is_fresh(row, digest)]
-
-    def _is_fresh(self, row: Row, digest: Digest) -> bool:
-        hashed = row_hash(row)
-        self._remember(row[self._at], hashed)
-        if self._was_taken(row, hashed):
-            return False
+        hashed = [row_hash(row) for row in rows]
+        self._remember(rows, hashed)
+        if any(self._left.values()):
+            new = [not self._was_taken(row, one) for row, one in zip(rows, hashed, strict=True)]
+            rows, hashed = list(compress(rows, new)), list(compress(hashed, new))
         digest.add(hashed)
-        return True
+        return rows
 
-    def _was_taken(self, row: Row, hashed: str) -> bool:
-        if not self._left or self.before is None:
+    def _was_taken(self, row: Row, hashed: bytes) -> bool:
+        if self.before is None:
             return False
         if self._picked is None:
             return bool(row[self._at] <= self.before.high)
-        key = hashed if self.before.columns == self.names else row_hash([row[i] for i in self._picked])
+        key = (hashed if self.before.columns == self.names else row_hash([row[i] for i in self._picked])).hex()
         if not self._left[key]:
             return False
         self._left[key] -= 1
         return True
 
-    def _remember(self, watermark: Any, hashed: str) -> None:
-        self.high = watermark
-        self._window.append((watermark, hashed))
+    def _remember(self, rows: Sequence[Row], hashed: Sequence[bytes]) -> None:
+        if not rows:
+            return
+        self.high = rows[-1][self._at]
+        self._window.extend((row[self._at], one) for row, one in zip(rows, hashed, strict=True))
         if not self.lag:
             # Compared for being equal only: the order of texts is the database's own.
-            while self._window[0][0] != watermark:
+            while self._window[0][0] != self.high:
                 self._window.popleft()
             return
-        low = _behind(watermark, self.lag, self.column)
+        low = _behind(self.high, self.lag, self.column)
         while self._window[0][0] < low:
             self._window.popleft()
 
@@ -135,7 +136,7 @@ class Progress:
         low = _behind(self.high, self.lag, self.column) if self.lag else self.high
         if self.lag and self.before is not None:
             low = max(low, self.before.low)  # what lies before that was not read this time
-        taken = Counter(hashed for _, hashed in self._window)
+        taken = Counter(hashed.hex() for _, hashed in self._window)
         return Offset(self.column, low, self.high, self.names, taken)
 
 

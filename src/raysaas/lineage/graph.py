@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from raysaas.records import Arm, ModelVersion, Release, TrainingSet, plain
+from raysaas.records import ModelVersion, Release, TrainingSet, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,3 @@ def release_node(release: Release) -> Node:
     facts = {"sequence": release.sequence, "champion": release.champion.version, "actor": release.actor,
              "reason": release.reason}  # fmt: skip
     return Node(f"{release.use_case}#{release.sequence}", "release", release.at, facts)
-
-
-def arms(release: Release) -> list[Arm]:
-    """The model versions that a release names, champion first."""
-    return [arm for arm in (release.champion, release.challenger, release.shadow) if arm]

@@ -15,11 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysaas.lineage.graph import Graph, Node, arms, file_nodes, model_node, release_node, training_node
+from raysaas.lineage.graph import Graph, Node, file_nodes, model_node, release_node, training_node
 from raysaas.records import Release, TrainingSet, restored
 from raysaas.settings import Storage
 from raysaas.stores import journal
 from raysaas.stores.ledger import Ledger
+from raysaas.stores.matured import reports
 from raysaas.stores.tables import MADE_FROM, Tables
 
 LOGS = ("log.decisions", "log.outcomes")
@@ -36,12 +37,12 @@ class Provenance:
         self._trainings()
         self._models()
         for release in reversed(self.ledger.releases(use_case)):
-            self.graph.add(release_node(release), [f"{use_case}:v{arm.version}" for arm in arms(release)])
+            self.graph.add(release_node(release), [f"{use_case}:v{arm.version}" for arm in release.arms()])
 
     def _sources(self) -> None:
         for table in self.tables.names():
             if table.startswith(f"raw.{self.use_case}__"):
-                for item in self.tables.snapshots(table):
+                for item in self.tables.history(table):
                     self._snapshot(table, item)
 
     def _snapshot(self, table: str, item: dict[str, Any]) -> None:
@@ -107,12 +108,12 @@ class Provenance:
         facts = {key: decision[key] for key in ("tenant", "entity", "version", "arm", "score", "label")}
         made_by = [f"{self.use_case}:v{number}", *(f"{self.use_case}#{r.sequence}" for r in answered[:1])]
         self.graph.add(Node(name, "decision", moment, facts), made_by)
-        outcome = find_record(self.storage, [self.use_case], "outcomes", "decision_id", name)
-        if outcome:
-            told = {"label": outcome["label"]}
-            self.graph.add(Node(f"outcome:{name}", "outcome", as_time(outcome["observed_at"]), told), [name])
+        told = reports(self.storage, decision)
+        if told:
+            outcome = {"label": told[-1]["label"]}
+            self.graph.add(Node(f"outcome:{name}", "outcome", told[-1]["observed_at"], outcome), [name])
         for training in [node for node in self.graph.nodes.values() if node.kind == "training"]:
-            self._became(name, training, outcome is not None)
+            self._became(name, training, bool(told))
         return str(name)
 
     def _became(self, decision: str, training: Node, told: bool) -> None:
@@ -183,11 +184,11 @@ def find_record(storage: Storage, use_cases: Iterable[str], kind: str, key: str,
     if not rows:
         return None
     row = dict(rows[-1])
-    return row | {"inputs": json.loads(row["inputs"])} if "inputs" in row else row
+    return row | {name: json.loads(row[name]) for name in ("inputs", "features_at", "given") if row.get(name)}
 
 
 def _versions(release: Release) -> set[int]:
-    return {arm.version for arm in arms(release)}
+    return {arm.version for arm in release.arms()}
 
 
 def as_time(value: Any) -> datetime:

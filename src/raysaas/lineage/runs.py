@@ -98,9 +98,8 @@ def _trained(use_case: str, _: "Tables", result: dict[str, Any]) -> Used:
 
 
 def _released(use_case: str, _: "Tables", release: Release) -> Used:
-    arms = [arm for arm in (release.champion, release.challenger, release.shadow) if arm]
     made = Node(f"{use_case}#{release.sequence}", "release", None, {"sequence": release.sequence})
-    return [_model(use_case, arm.version) for arm in arms], [made]
+    return [_model(use_case, arm.version) for arm in release.arms()], [made]
 
 
 def _shipped(_: str, tables: "Tables", result: dict[str, int]) -> Used:

@@ -5,12 +5,15 @@ closed segment is renamed ``.jsonl``, a shipped one moves to ``shipped/``. One a
 survives ``kill -9`` of any process, not a power cut.
 """
 
+import errno
 import fcntl
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,49 +21,12 @@ import orjson
 import pyarrow as pa
 
 from raysaas.errors import Unavailable
+from raysaas.stores.bounded import Bounded
+from raysaas.stores.logs import as_table
 
-_TIME = pa.timestamp("us", "UTC")
-SCHEMAS: Mapping[str, pa.Schema] = {
-    "decisions": pa.schema(
-        [
-            ("id", pa.string()),
-            ("use_case", pa.string()),
-            ("tenant", pa.string()),
-            ("entity", pa.string()),
-            ("inputs", pa.string()),
-            ("version", pa.int64()),
-            ("arm", pa.string()),
-            ("score", pa.float64()),
-            ("label", pa.string()),
-            ("time", _TIME),
-            # Of a decision by entity: event time of each online row, by generation, and what the request gave itself.
-            ("features_at", pa.string()),
-            ("given", pa.string()),
-        ]
-    ),
-    "outcomes": pa.schema(
-        [
-            ("decision_id", pa.string()),
-            ("use_case", pa.string()),
-            ("tenant", pa.string()),
-            ("label", pa.string()),
-            ("observed_at", _TIME),
-        ]
-    ),
-    "shadows": pa.schema(
-        [
-            ("decision_id", pa.string()),
-            ("use_case", pa.string()),
-            ("tenant", pa.string()),
-            ("version", pa.int64()),
-            ("score", pa.float64()),
-            ("label", pa.string()),
-            ("time", _TIME),
-        ]
-    ),
-}
-_JSON = {"inputs", "features_at", "given"}
+_log = logging.getLogger(__name__)
 KEEP_SHIPPED_S = 86_400.0
+PART_BYTES = 64_000_000
 # What the door adds to each event, under names that no sender can use: whose it is, and when it came.
 TENANT, KNOWN_AT = "__tenant", "__known_at"
 _SEGMENTS = "raysaas.segments"
@@ -68,7 +34,10 @@ _OPTIONS = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
 
 class Journal:
-    """The one writer of one kind of record; safe to use from several threads of its process."""
+    """The one writer of one kind of record; safe to use from several threads of its process.
+
+    With ``deadline_s`` nobody waits longer than that for a disk that hangs.
+    """
 
     def __init__(
         self,
@@ -78,13 +47,17 @@ class Journal:
         *,
         segment_bytes: int = 8_000_000,
         segment_age_s: float = 5.0,
+        deadline_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = Path(root) / use_case
         self.segment_bytes, self.segment_age_s = segment_bytes, segment_age_s
         self._stem = f"{kind}-{int(time.time() * 1000):013x}{os.getpid():07x}{os.urandom(2).hex()}"
         self._clock, self._lock = clock, threading.Lock()
-        self._fd, self._path, self._num, self._size, self._opened = -1, Path(), 0, 0, 0.0
+        self._bounded = Bounded(deadline_s, f"journal-{kind}") if deadline_s else None
+        self._fd, self._path, self._num, self._opened = -1, Path(), 0, 0.0
+        self._refusing = False
+        self._size, self._before = 0, 0  # bytes of the open segment, and before its newest records
 
     def append(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Write ``records`` as JSON lines, all of them or none.
@@ -92,28 +65,64 @@ class Journal:
         Raises
         ------
         Unavailable
-            The disk is full or cannot be written; nothing was kept, and a later call may succeed.
+            The disk is full, cannot be written or does not answer; nothing was kept, and a later call may succeed.
         """
         lines = b"".join([orjson.dumps(record, option=_OPTIONS) for record in records])
-        with self._lock:
-            try:
-                self._write(lines)
-            except OSError as error:
-                raise Unavailable(
-                    f"The journal {self.folder} cannot be written ({error.strerror}); nothing was kept. "
-                    "Free or remount the disk and try again."
-                ) from error
-            if self._size >= self.segment_bytes:
-                self._close()
+        try:
+            self._call(partial(self._append, lines), self._take_back)
+        except OSError as error:  # of which TimeoutError is one
+            reason = error.strerror or "it does not answer"
+            if not self._refusing:  # once, not once per request
+                _log.error("The journal %s cannot be written: %s.", self.folder, reason)
+            self._refusing = True
+            raise Unavailable(
+                f"The journal cannot be written ({reason}); nothing was kept. "
+                "Try again; if this stays, the operator must free or remount its disk."
+            ) from error
+        if self._refusing:
+            self._refusing = False
+            _log.warning("The journal %s is written again.", self.folder)
 
-    def _write(self, lines: bytes) -> None:
+    def _call(self, act: Callable[[], None], undo: Callable[[], None]) -> None:
+        if self._bounded is not None:
+            self._bounded.call(act, undo)
+            return
+        with self._lock:
+            act()
+
+    def _append(self, lines: bytes) -> None:
+        if self._fd >= 0 and not os.fstat(self._fd).st_nlink:
+            self._abandon()  # somebody deleted the folder: what is written there is lost
         if self._fd < 0:
             self._open()
+        self._before = self._size
         written = os.write(self._fd, lines)
-        if written != len(lines):
-            os.ftruncate(self._fd, self._size)
-            raise OSError(28, "only part of the record was written")
         self._size += written
+        if written != len(lines):
+            self._take_back()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self._size >= self.segment_bytes:
+            with suppress(OSError):  # the records are safe, and the next tick closes it
+                self._close()
+
+    def _take_back(self) -> None:
+        """Blank the newest records, whose sender was told that nothing was kept; readers hold places, so no shorter."""
+        length = self._size - self._before
+        if self._fd < 0 or not length:
+            return
+        try:
+            fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)  # one that appends cannot write over anything
+            try:
+                os.pwrite(fd, b" " * (length - 1) + b"\n", self._before)
+            finally:
+                os.close(fd)
+        except OSError:
+            self._abandon()  # half a line must stay the last one
+
+    def _abandon(self) -> None:
+        fd, self._fd = self._fd, -1
+        with suppress(OSError):
+            os.close(fd)
 
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -124,29 +133,34 @@ class Journal:
             fcntl.flock(fd, fcntl.LOCK_EX)
             # A shipper may have taken the new file for a dead writer's before it was locked.
             if self._path.exists():
-                self._fd, self._size, self._opened = fd, 0, self._clock()
+                self._fd, self._size, self._before, self._opened = fd, 0, 0, self._clock()
                 return
             os.close(fd)
 
     def rotate_if_due(self) -> None:
         """Close the open segment if it is older than ``segment_age_s``; call it about once a second."""
-        with self._lock:
-            if self._fd >= 0 and self._clock() - self._opened >= self.segment_age_s:
-                self._close()
+        if self._fd >= 0 and self._clock() - self._opened >= self.segment_age_s:
+            self.rotate()
 
     def rotate(self) -> None:
-        """Close the open segment, so that it can be shipped; the next append opens another."""
-        with self._lock:
-            self._close()
+        """Close the open segment, so that it can be shipped; the next append opens another.
+
+        Raises OSError when the disk does not let it: the segment stays open, and a later call may succeed.
+        """
+        self._call(self._close, _nothing)
 
     close = rotate
 
     def _close(self) -> None:
         if self._fd < 0:
             return
-        self._path.rename(self._path.with_suffix(".jsonl"))
-        os.close(self._fd)
-        self._fd = -1
+        if os.fstat(self._fd).st_nlink:
+            self._path.rename(self._path.with_suffix(".jsonl"))
+        self._abandon()
+
+
+def _nothing() -> None:
+    """A closed segment stays closed, however long it took."""
 
 
 def tail(
@@ -195,7 +209,16 @@ def _places(path: Path) -> tuple[Path, ...]:
 
 def _loads(lines: bytes) -> list[dict[str, Any]]:
     # A line that was taken out is blank, so that offsets stay right.
-    return [orjson.loads(line) for line in lines.splitlines() if line.strip()]
+    records, damaged = [], 0
+    for line in lines.splitlines():
+        if line.strip():
+            try:
+                records.append(orjson.loads(line))
+            except orjson.JSONDecodeError:  # a power cut leaves such lines; they must not hold up the others
+                damaged += 1
+    if damaged:
+        _log.error("%d lines of a journal are damaged and were left out.", damaged)
+    return records
 
 
 class Appender(Protocol):
@@ -222,14 +245,29 @@ def ship(root: str | Path, use_case: str, kind: str, tables: Appender, *, keep_s
         _drop_old(folder / "shipped", kind, keep_s)
         segments = sorted(folder.glob(f"{kind}-*.jsonl"))
         done = _shipped_names(tables, f"log.{kind}") if segments else set()
-        fresh = [path for path in segments if path.stem not in done]
-        records = [record for path in fresh for record in _loads(_read_lines(path, 0, path.stat().st_size))]
-        if records:
-            tables.append(f"log.{kind}", _table(records, kind), {_SEGMENTS: ",".join(path.stem for path in fresh)})
-        (folder / "shipped").mkdir(exist_ok=True)
-        for path in segments:
-            path.rename(folder / "shipped" / path.name)
-        return len(records)
+        retire(root, use_case, [path.stem for path in segments if path.stem in done])
+        num = 0
+        for part in _parts([path for path in segments if path.stem not in done]):
+            stems = [path.stem for path in part]
+            records = [record for path in part for record in _loads(_read_lines(path, 0, path.stat().st_size))]
+            if records:
+                tables.append(f"log.{kind}", as_table(records, kind), {_SEGMENTS: ",".join(stems)})
+            retire(root, use_case, stems)
+            num += len(records)
+        return num
+
+
+def _parts(segments: Sequence[Path]) -> Iterator[list[Path]]:
+    """Segments of about ``PART_BYTES`` together: a day's backlog must not need a day's memory."""
+    part, size = list[Path](), 0
+    for path in segments:
+        part.append(path)
+        size += path.stat().st_size
+        if size >= PART_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
 
 
 def events_kind(source: str) -> str:
@@ -328,13 +366,3 @@ def _drop_old(folder: Path, kind: str, keep_s: float) -> None:
 def _shipped_names(tables: Appender, name: str) -> set[str]:
     snapshots = tables.snapshots(name) if tables.exists(name) else []
     return {stem for snapshot in snapshots for stem in snapshot["properties"].get(_SEGMENTS, "").split(",")}
-
-
-def _table(records: list[dict[str, Any]], kind: str) -> pa.Table:
-    schema = SCHEMAS[kind]
-    columns = {field.name: [_cell(record.get(field.name), field) for record in records] for field in schema}
-    return pa.table({name: pa.array(values).cast(schema.field(name).type) for name, values in columns.items()})
-
-
-def _cell(value: Any, field: pa.Field) -> Any:
-    return value if value is None or field.name not in _JSON else orjson.dumps(value).decode()

@@ -17,7 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from raysaas.errors import NotFound, Unavailable
-from raysaas.records import Arm, DriftReport, OrderState, Release, RetrainOrder, Severity
+from raysaas.records import Arm, DriftReport, OrderState, Release, RetrainOrder, Severity, Variant
 
 ORDER_BEAT_S, ORDER_DEAD_S = 10.0, 120.0
 
@@ -79,6 +79,7 @@ class KeyRow:
     tenant: str
     scopes: tuple[str, ...]
     expires_at: datetime | None
+    created_at: datetime
 
 
 class Ledger:
@@ -89,17 +90,31 @@ class Ledger:
         if self._engine.dialect.name == "sqlite":
             Path(self._engine.url.database or ".").parent.mkdir(parents=True, exist_ok=True)
             event.listen(self._engine, "connect", _sqlite_pragmas)
+        self.make_tables(_META)
+
+    @property
+    def engine(self) -> sa.Engine:
+        """For stores that keep tables of their own in the ledger."""
+        return self._engine
+
+    def make_tables(self, tables: sa.MetaData) -> None:
+        """Create those that are not there yet."""
         for attempt in range(5):
             try:
-                _META.create_all(self._engine)
+                tables.create_all(self._engine)
                 break
-            except sa.exc.OperationalError:  # two processes made the tables at once: the loser looks again
-                if attempt == 4:
+            except (sa.exc.OperationalError, sa.exc.ProgrammingError, IntegrityError):
+                if attempt == 4:  # two processes made the tables at once: the loser looks again
                     raise
 
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of its SQL tables."""
+        return sorted(_META.tables)
 
     # --- API keys
 
@@ -115,6 +130,18 @@ class Ledger:
             rows = connection.execute(sa.select(_KEYS)).mappings().all()
         return [_key(row) for row in rows]
 
+    def end_key(self, digest: str, at: datetime) -> None:
+        """Let a key expire at ``at``, unless it does so before."""
+        sooner = _KEYS.c.expires_at.is_(None) | (_KEYS.c.expires_at > _naive(at))
+        with self._engine.begin() as connection:
+            where = (_KEYS.c.digest == digest) & sooner
+            connection.execute(_KEYS.update().where(where).values(expires_at=_naive(at)))
+
+    def drop_key(self, digest: str) -> bool:
+        """Delete one key; False when it was gone."""
+        with self._engine.begin() as connection:
+            return connection.execute(_KEYS.delete().where(_KEYS.c.digest == digest)).rowcount > 0
+
     def drop_keys(self, tenant: str) -> int:
         """Delete every key of a tenant; how many there were."""
         with self._engine.begin() as connection:
@@ -126,6 +153,12 @@ class Ledger:
         """Remember a digest; nothing happens when it is known."""
         with suppress(IntegrityError), self._engine.begin() as connection:
             connection.execute(_TOMBSTONES.insert().values(use_case=use_case, source=source, digest=digest))
+
+    def drop_tombstone(self, use_case: str, source: str, digest: str) -> bool:
+        """Forget a digest again; whether it was there."""
+        row = (_TOMBSTONES.c.use_case == use_case) & (_TOMBSTONES.c.source == source) & (_TOMBSTONES.c.digest == digest)
+        with self._engine.begin() as connection:
+            return connection.execute(_TOMBSTONES.delete().where(row)).rowcount == 1
 
     def tombstones(self, use_case: str, source: str) -> frozenset[str]:
         """The digests of a source."""
@@ -150,17 +183,17 @@ class Ledger:
             message = f"Release {release.sequence} of {release.use_case} was recorded by another process. Try again."
             raise Unavailable(message) from error
 
-    def releases(self, use_case: str) -> list[Release]:
-        """Every release, newest first."""
+    def releases(self, use_case: str, limit: int | None = None) -> list[Release]:
+        """Every release, or the ``limit`` last ones, newest first."""
         query = (
             sa.select(_RELEASES.c.body).where(_RELEASES.c.use_case == use_case).order_by(_RELEASES.c.sequence.desc())
-        )
+        ).limit(limit)
         with self._engine.connect() as connection:
             return [_release(body) for body in connection.execute(query).scalars()]
 
     def release(self, use_case: str) -> Release | None:
         """The release in force, or None when nothing was released yet."""
-        return next(iter(self.releases(use_case)), None)
+        return next(iter(self.releases(use_case, 1)), None)
 
     def released(self) -> list[str]:
         """Names of the use cases that have a release."""
@@ -297,13 +330,32 @@ def _aware(moment: datetime | None) -> datetime | None:
 
 
 def _key(row: Mapping[Any, Any]) -> KeyRow:
+    created = row["created_at"].replace(tzinfo=UTC)
     values = {key: row[key] for key in ("digest", "tenant")}
-    return KeyRow(**values, scopes=tuple(row["scopes"]), expires_at=_aware(row["expires_at"]))
+    return KeyRow(**values, scopes=tuple(row["scopes"]), expires_at=_aware(row["expires_at"]), created_at=created)
 
 
 def _release(body: Mapping[str, Any]) -> Release:
-    arms = {key: Arm(**body[key]) if body[key] else None for key in ("champion", "challenger", "shadow")}
-    return Release(**{**body, **arms, "at": datetime.fromisoformat(body["at"])})
+    champion = Arm(**body["champion"])
+    variants = tuple(Variant(**{**one, "arm": Arm(**one["arm"])}) for one in body.get("variants") or _challenger(body))
+    experiment = body.get("experiment") or ":".join(str(arm.version) for arm in (champion, *(v.arm for v in variants)))
+    return Release(
+        **{key: body[key] for key in ("use_case", "sequence", "actor", "reason")},
+        champion=champion,
+        variants=variants,
+        shadow=Arm(**body["shadow"]) if body["shadow"] else None,
+        tenants={tenant: Arm(**arm) for tenant, arm in body.get("tenants", {}).items()},
+        frozen=body.get("frozen", False),
+        experiment=experiment if variants else "",
+        at=datetime.fromisoformat(body["at"]),
+    )
+
+
+def _challenger(body: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The one variant of a row that was written when a release had room for no other."""
+    if not body.get("challenger"):
+        return []
+    return [{"name": "challenger", "arm": body["challenger"], "share": body["challenger_share"]}]
 
 
 def _drift(body: Mapping[str, Any]) -> DriftReport:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -58,6 +59,22 @@ def finish(table: Table) -> int:
     for path in [*sorted(doomed), *lists]:
         drop(fs, path)
     return len(doomed)
+
+
+def drop_metadata(table: Table) -> int:
+    """Delete metadata files that neither the catalog nor its log of earlier ones names; how many.
+
+    One that is young may be about to be committed by another writer.
+    """
+    fs, folder = pafs.FileSystem.from_uri(f"{table.location()}/metadata")
+    named = {
+        _path(uri) for uri in (table.metadata_location, *(one.metadata_file for one in table.metadata.metadata_log))
+    }
+    lost = [info for info in below(fs, folder) if info.path.endswith(".metadata.json") and info.path not in named]
+    old = [info.path for info in lost if _age_s(info) > SETTLED_S]
+    for path in old:
+        drop(fs, path)
+    return len(old)
 
 
 def sweep(
@@ -126,4 +143,6 @@ def drop(fs: pafs.FileSystem, path: str) -> None:
 
 
 def _path(uri: str) -> str:
-    return str(pafs.FileSystem.from_uri(uri)[1])
+    scheme, _, rest = uri.partition("://")
+    # Of an object store's URI Arrow would make a client each time.
+    return unquote(rest) if rest and scheme != "file" else str(pafs.FileSystem.from_uri(uri)[1])

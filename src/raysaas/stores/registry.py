@@ -149,5 +149,6 @@ def _version(stored: StoredVersion) -> ModelVersion:
         training_snapshot=int(tags.get("training_snapshot", 0)),
         released=tags.get("released") == "true",
         reason=tags.get("reason", ""),
+        features=tags.get("feature_service", "").rpartition("@")[2],
         at=datetime.fromtimestamp(stored.creation_timestamp / 1000, UTC) if stored.creation_timestamp else None,
     )

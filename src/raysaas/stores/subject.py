@@ -51,16 +51,20 @@ class Subject:
         """Logged decisions of the use case."""
         return self._equal({"use_case": self.use_case, **self._keys})
 
-    def answers(self, decisions: Collection[str]) -> Rows:
-        """Logged outcomes and shadow scores of those ``decisions``, and all of a whole tenant."""
-        ids = pa.array(sorted(decisions), pa.string())
+    def answers(self, decisions: Collection[str], named: Collection[str] = ()) -> Rows:
+        """Logged outcomes and shadow scores of those ``decisions``, or of those that the tenant ``named`` so by key,
+        and all of a whole tenant."""
+        ids, keys = pa.array(sorted(decisions), pa.string()), pa.array(sorted(named), pa.string())
 
         def match(table: pa.Table) -> pa.Array:
             mine = pc.is_in(table["decision_id"], value_set=ids)
+            if "key" in table.column_names:
+                by_key = pc.and_(pc.is_null(table["decision_id"]), pc.is_in(table["key"], value_set=keys))
+                mine = pc.or_(mine, pc.and_(by_key, pc.equal(table["tenant"], self.tenant)))
             whole = pc.equal(table["tenant"], self.tenant) if self.entity is None else mine
             return pc.and_(pc.equal(table["use_case"], self.use_case), pc.or_(mine, whole))
 
-        return Rows(("use_case", "tenant", "decision_id"), match, EqualTo("use_case", self.use_case), self.clean)
+        return Rows(("use_case", "tenant", "decision_id", "key"), match, EqualTo("use_case", self.use_case), self.clean)
 
     def refused(self, source: Source) -> Rows:
         """Rows of a quarantine table, by the row as it was read."""

@@ -5,6 +5,8 @@ Names are ``namespace.table``. The catalog is SQL (SQLite by default, PostgreSQL
 """
 
 import contextlib
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,11 +28,21 @@ from pyiceberg.table import Table
 
 from raysaas.errors import NotFound, Unavailable
 from raysaas.settings import Storage
+from raysaas.stores.expired import recalled
 
 _COMMIT_TRIES = 5
 # Arrow bytes of one data file: a task that reads a file should not need more memory than a task that joins a partition.
-_PROPERTIES = {"write.target-file-size-bytes": str(128 << 20)}
+# Of the metadata files that every commit writes, as many stay.
+BOUNDED = {"write.metadata.delete-after-commit.enabled": "true", "write.metadata.previous-versions-max": "20"}
+_PROPERTIES = {"write.target-file-size-bytes": str(128 << 20), **BOUNDED}
+EXPIRED = "raysaas.expired"  # table property: how many of its versions expired
+FILES = "raysaas.files"  # snapshot property: the digests of the files that the commit took
 MADE_FROM = "raysaas.training"  # snapshot property: the record of the training set that the snapshot holds
+
+
+def commit_order(snapshots: Iterable[Mapping[str, Any]]) -> list[str]:
+    """First parts of row ids, one per file, in the order in which a table's ``snapshots`` took the files."""
+    return [digest[:16] for s in snapshots for digest in json.loads(s["properties"].get(FILES, "[]"))]
 
 
 def plain(table: pa.Table) -> pa.Table:
@@ -61,7 +73,7 @@ class Tables:
         """Arguments for ``pyiceberg.catalog.load_catalog`` and for Ray Data's Iceberg reader and writer."""
         url, warehouse = self.storage.catalog_url or "", self.storage.warehouse or ""
         kind = "rest" if url.startswith("http") else "sql"
-        return {"name": "raysaas", "type": kind, "uri": url, "warehouse": warehouse}
+        return {"name": "raysaas", "type": kind, "uri": url, "warehouse": warehouse, **_sdk_options(warehouse)}
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -82,9 +94,13 @@ class Tables:
 
     def ensure(self, name: str, schema: pa.Schema) -> Table:
         """Return the table, made or widened so that it has every column of ``schema``."""
-        with contextlib.suppress(NamespaceAlreadyExistsError):
-            self.catalog.create_namespace(name.split(".")[0])
-        table = self.catalog.create_table_if_not_exists(name, schema, properties=_PROPERTIES)
+        try:
+            table = self.catalog.load_table(name)
+        except NoSuchTableError:
+            with contextlib.suppress(NamespaceAlreadyExistsError):
+                self.catalog.create_namespace(name.split(".")[0])
+            # It writes a metadata file even where the table exists, so it is not asked each time.
+            table = self.catalog.create_table_if_not_exists(name, schema, properties=_PROPERTIES)
         if set(schema.names) - set(table.schema().as_arrow().names):
             with table.update_schema() as update:
                 update.union_by_name(schema)
@@ -110,6 +126,21 @@ class Tables:
 
         return _committed(name, adopt)
 
+    def replace_files(self, name: str, files: Iterable[str]) -> int:
+        """Replace all rows by those of Parquet ``files`` in one atomic commit and return the new snapshot id; as
+        :meth:`overwrite`, for rows that lie in files already."""
+        paths = list(files)
+
+        def adopt() -> Table:
+            table = self.table(name)
+            with table.transaction() as change:
+                if table.current_snapshot():
+                    change.delete(AlwaysTrue())
+                change.add_files(paths, check_duplicate_files=False)
+            return table
+
+        return _committed(name, adopt)
+
     def _commit(self, name: str, rows: pa.Table, properties: dict[str, str], verb: str) -> int:
         rows = plain(rows)
 
@@ -117,7 +148,7 @@ class Tables:
             table = self.ensure(name, rows.schema)
             # An empty table has nothing to overwrite, and pyiceberg would warn of that.
             put = table.overwrite if verb == "overwrite" and table.current_snapshot() else table.append
-            put(_aligned(rows, table.schema().as_arrow()), snapshot_properties=properties)
+            put(aligned(rows, table.schema().as_arrow()), snapshot_properties=properties)
             return table
 
         return _committed(name, write)
@@ -198,6 +229,26 @@ class Tables:
             for s in self.table(name).snapshots()
         ]
 
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """Every commit as :meth:`snapshots` tells it, oldest first, those of versions that expired included.
+
+        Raises NotFound when the ledger does not know them: what was taken before would be taken again.
+        """
+        present = self.snapshots(name)
+        expired = int(self.table(name).properties.get(EXPIRED, "0")) if present else 0
+        if not expired:
+            return present
+        there = {one["snapshot_id"] for one in present}
+        gone = [
+            one for one in recalled(self.storage.ledger_url or "", name, expired) if one["snapshot_id"] not in there
+        ]
+        if len(gone) < expired:
+            raise NotFound(
+                f"{expired} versions of table {name} expired, and the ledger knows {len(gone)} of their commits: point "
+                "storage.ledger_url at the ledger that was in use then."
+            )
+        return sorted([*gone, *present], key=lambda one: one["committed_at"])
+
     def tags(self, name: str) -> dict[str, int]:
         """The named versions: snapshot id by tag."""
         refs = self.table(name).metadata.refs if self.exists(name) else {}
@@ -208,6 +259,16 @@ class Tables:
         table = self.table(name)
         if tag not in table.metadata.refs:
             table.manage_snapshots().create_tag(snapshot_id, tag).commit()
+
+
+def _sdk_options(warehouse: str) -> dict[str, str]:
+    """What the AWS SDK's own variables say: Arrow reads them where it opens a URI, pyiceberg does not."""
+    if not warehouse.startswith("s3"):
+        return {}
+    variables = {"s3.endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+                 "s3.region": ("AWS_REGION", "AWS_DEFAULT_REGION")}  # fmt: skip
+    found = {key: [os.environ[name] for name in names if name in os.environ] for key, names in variables.items()}
+    return {key: values[0] for key, values in found.items() if values}
 
 
 def _committed(name: str, commit: Callable[[], Table]) -> int:
@@ -223,8 +284,8 @@ def _current(table: Table) -> int:
     return snapshot.snapshot_id if snapshot else 0
 
 
-def _aligned(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Order and complete ``rows`` to the table's columns; columns that are absent become null."""
+def aligned(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Order, cast and complete ``rows`` to the table's columns; columns that are absent become null."""
     target = pa.schema([pa.field(f.name, _plain_type(f.type)) for f in schema])
     columns = [
         rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in target

@@ -61,6 +61,14 @@ def bury(ledger: Ledger, use_case: str, source: str, tenant: str, entity: str | 
     ledger.add_tombstone(use_case, source, _digest(_salt(ledger), tenant, entity))
 
 
+def lift(ledger: Ledger, use_case: str, source: str, tenant: str, entity: str | None) -> bool:
+    """Let rows of a tenant, or of one of its entities, enter a source again; whether they were kept out.
+
+    Of a tenant that is let in, entities that were forgotten singly stay out.
+    """
+    return ledger.drop_tombstone(use_case, source, _digest(_salt(ledger), tenant, entity))
+
+
 def _salt(ledger: Ledger) -> str:
     return str(ledger.first_state("tombstones", {"salt": secrets.token_hex(16)})["salt"])
 
