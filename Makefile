@@ -38,6 +38,9 @@ check: $(READY)  ## Lint, types, import floors, architecture budgets
 bench: $(READY)  ## Measure us and others side by side and print ratios
 	@for question in benchmarks/bench_*.py; do $(BIN)/python $$question $(ARGS) || exit 1; done
 
+fuzz: $(READY)  ## Send 10,000 requests that schemathesis makes to a running application
+	@RAYSAAS_FUZZ_CALLS=10000 $(BIN)/python -m pytest tests/cluster/test_security.py -k schemathesis $(ARGS)
+
 lock: $(READY)  ## Write constraints.txt from what is installed
 	@{ echo "# Exact versions of everything that is installed (Python 3.11). Made by: make lock"; \
 	  $(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > constraints.txt
@@ -45,4 +48,4 @@ lock: $(READY)  ## Write constraints.txt from what is installed
 clean:  ## Remove the environment and all state
 	rm -rf $(VENV) var
 
-.PHONY: help install demo test check bench lock clean
+.PHONY: help install demo test check bench fuzz lock clean

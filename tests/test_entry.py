@@ -16,6 +16,14 @@ ROOT = Path(__file__).resolve().parents[1]
 USE_CASES = sorted(path.stem for path in (ROOT / "conf" / "use_case").glob("*.yaml"))
 
 
+@pytest.mark.parametrize("name", ["a__x", "a_"])
+def test_a_use_case_whose_tables_could_be_those_of_another_is_refused(
+    make_settings: Callable[..., Settings], name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"use_case.name='{name}' is not allowed: expected no two underscores"):
+        make_settings("use_case=telco_churn", f"use_case.name={name}")
+
+
 @pytest.mark.parametrize("name", USE_CASES)
 def test_every_use_case_composes(name: str, make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(f"use_case={name}")

@@ -1,22 +1,19 @@
-"""The ``raysaas`` command: up down demo init run submit status predict key rollback promote why data lineage.
+"""The ``raysaas`` command: up down demo init run submit status predict why, key, data, lineage, and releases.
 
 Settings are given as Hydra overrides (``a.b=c``). Every command takes ``--json`` (one object on stdout, all else on
 stderr) and ``--debug`` (trace-backs). Exit codes: 0 done, 65 the input or config is wrong, 75 try again later, 1 a bug.
 """
 
 import json
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from raysaas import cli_data, entry
+from raysaas import cli_data, cli_decisions, cli_key, cli_quota, cli_release, entry
 from raysaas.commands import OUTPUT, SETTINGS, Commands, Output, Result, command, nearest, overrides_argument
 from raysaas.errors import ConfigError, InputError
-from raysaas.settings import Settings
 
 JOBS = {
     "simulate": "the files of a simulated SaaS, under data_dir",
@@ -60,13 +57,16 @@ def main() -> None:
 def up(overrides: tuple[str, ...]) -> Result:
     """Start the local Ray head, or find the running one.
 
-    Prints its addresses, and the first time an API key.
+    Prints its addresses, and the first time an API key. What was deployed on a head before is deployed on a new one.
     """
-    from raysaas import access, cluster
+    from raysaas import access, cluster, recovery
 
     settings = entry.compose(list(overrides))
-    head = cluster.up(settings)
-    result = {"url": head.url, "dashboard_url": head.dashboard_url}
+    running = cluster.current(settings)
+    head = running or cluster.up(settings)
+    result: dict[str, Any] = {"url": head.url, "dashboard_url": head.dashboard_url}
+    if running is None and (restored := recovery.restore(settings)):
+        result["restored"] = restored
     if key := access.first_key(settings):
         result["api_key"] = key
     sys.stderr.write(
@@ -194,85 +194,14 @@ def predict(
     return client.Client(head.url, key).predict(use_case, instances=rows, entities=list(entity))
 
 
-@main.group(cls=Commands)
-def key() -> None:
-    """Manage API keys."""
-
-
-@key.command("create")
-@click.option("--tenant", required=True, help="Whom the key is for: letters, digits and . _ - @.")
-@click.option(
-    "--scope",
-    "scopes",
-    multiple=True,
-    default=("predict", "feedback", "events"),
-    show_default=True,
-    help="What the key opens: predict, feedback, events, admin; may be given several times.",
-)
-@click.option("--days", type=int, help="Days until the key expires; default never.")
-@overrides_argument
-@command
-def key_create(tenant: str, scopes: tuple[str, ...], days: int | None, overrides: tuple[str, ...]) -> Result:
-    """Make a key for a tenant; it is shown once."""
-    from raysaas import access
-
-    secret = access.create(entry.compose(list(overrides)), tenant, list(scopes), days)
-    return {"key": secret, "tenant": tenant, "scopes": list(scopes), "days": days}
-
-
-@main.command()
-@click.argument("use_case")
-@click.argument("version", type=int)
-@click.option("--reason", default="by hand", help="Why; it stays in the release history.")
-@overrides_argument
-@command
-def promote(use_case: str, version: int, reason: str, overrides: tuple[str, ...]) -> Result:
-    """Make a version the champion that answers."""
-    return _released(use_case, overrides, lambda s: _lifecycle().promote_version(s, version, _user(), reason))
-
-
-@main.command()
-@click.argument("use_case")
-@click.option("--reason", default="by hand", help="Why; it stays in the release history.")
-@overrides_argument
-@command
-def rollback(use_case: str, reason: str, overrides: tuple[str, ...]) -> Result:
-    """Return to the champion before the present one."""
-    return _released(use_case, overrides, lambda s: _lifecycle().rollback(s, actor=_user(), reason=reason))
-
-
-def _released(use_case: str, overrides: tuple[str, ...], act: Callable[[Settings], Any]) -> Result:
-    release = act(entry.compose([f"use_case={use_case}", *overrides]))
-    champion = release.champion.version
-    return {"use_case": use_case, "sequence": release.sequence, "champion": champion, "reason": release.reason}
-
-
-def _lifecycle() -> Any:
-    from raysaas import lifecycle
-
-    return lifecycle
-
-
-def _user() -> str:
-    return os.environ.get("USER", "unknown")
-
-
-@main.command()
-@click.argument("decision_id")
-@overrides_argument
-@command
-def why(decision_id: str, overrides: tuple[str, ...]) -> Result:
-    """Show all that is known of a decision.
-
-    Inputs, version, data, outcome, and the score computed again.
-    """
-    from raysaas import overview
-
-    return overview.why(entry.compose(list(overrides)), decision_id)
-
-
 main.add_command(cli_data.data)
 main.add_command(cli_data.lineage)
+main.add_command(cli_decisions.why)
+main.add_command(cli_decisions.performance)
+main.add_command(cli_key.key)
+main.add_command(cli_quota.quota)
+for release_command in cli_release.COMMANDS:
+    main.add_command(release_command)
 
 if __name__ == "__main__":
     main()

@@ -77,6 +77,22 @@ def contract(source: str, overrides: tuple[str, ...]) -> Result:
     return None
 
 
+@data.command("compact")
+@click.argument("source")
+@overrides_argument
+@command
+def compact(source: str, overrides: tuple[str, ...]) -> Result:
+    """Merge the small files of a source's tables and expire old versions; a watched source does so by itself.
+
+    Versions stay that a tag or a training set names, the newest ones, and those younger than `ingest.keep_hours`.
+    """
+    from raysaas.datasets import contracts
+
+    settings = entry.compose(list(overrides))
+    entry.connected(settings, "ingest")
+    return contracts.compact(settings, source)
+
+
 @data.group(cls=Commands)
 def quarantine() -> None:
     """Rows that were refused."""
@@ -129,6 +145,24 @@ def forget(source: str, tenant: str, entity: str | None, yes: bool, overrides: t
     if not (yes or _confirmed(f"Remove all rows of {whose} for good?")):
         raise InputError("Nothing was removed: answer y, or give --yes.")
     return erasure.forget(settings, source, tenant, entity)
+
+
+@data.command("readmit")
+@click.argument("source")
+@click.option("--tenant", required=True, help="Whose rows may come again.")
+@click.option("--entity", help="Of one entity only.")
+@click.option("--reason", required=True, help="Why; it stands in the receipt.")
+@overrides_argument
+@command
+def readmit(source: str, tenant: str, entity: str | None, reason: str, overrides: tuple[str, ...]) -> Result:
+    """Take new rows of a forgotten tenant or entity again, and leave a receipt of who let them and why.
+
+    SOURCE is one source of the use case, or `all`. What was erased stays gone. A tenant that was forgotten as a whole
+    is let in as a whole; of it, entities that were forgotten singly stay out.
+    """
+    from raysaas.datasets import readmission
+
+    return readmission.readmit(entry.compose(list(overrides)), source, tenant, entity, reason)
 
 
 def _confirmed(question: str) -> bool:

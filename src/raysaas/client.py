@@ -26,14 +26,18 @@ class Client:
         self._http.close()
 
     def predict(
-        self, use_case: str, *, instances: Sequence[Mapping[str, Any]] = (), entities: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        """``{"decisions": [...]}`` in request order. Raises the platform error that matches the HTTP status."""
-        body = {key: list(value) for key, value in (("instances", instances), ("entities", entities)) if value}
-        return self._call("POST", f"/{use_case}/predict", body)
+        self, use_case: str, *, instances: Sequence[Mapping[str, Any]] = (), entities: Sequence[str] = (),
+        keys: Sequence[str | None] = (),
+    ) -> dict[str, Any]:  # fmt: skip
+        """``{"decisions": [...]}`` in request order; ``keys`` are your own names of the decisions.
+
+        Raises the platform error that matches the HTTP status.
+        """
+        given = {"instances": instances, "entities": entities, "keys": keys}
+        return self._call("POST", f"/{use_case}/predict", {name: list(value) for name, value in given.items() if value})
 
     def feedback(self, use_case: str, outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Send what really happened: ``decision_id``, ``label``, optionally ``observed_at``."""
+        """Send what really happened: ``decision_id`` or ``key``, ``label``, optionally ``observed_at``."""
         return self._call("POST", f"/{use_case}/feedback", {"outcomes": list(outcomes)})
 
     def events(self, use_case: str, source: str, events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

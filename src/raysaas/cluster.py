@@ -81,7 +81,7 @@ def environment(settings: Settings, head: Head) -> dict[str, str]:
 
 def _serve_flags(settings: Settings, head: Head) -> dict[str, str]:
     """Serve's flags; with ``serve.port=0`` (a second head on this machine) with ports that no other head uses."""
-    flags = serve_environment(_serve_folder(head.id))
+    flags = serve_environment(_serve_folder(head.id), settings.cluster.bind)
     return flags if settings.serve.port else flags | own_ports(range(head.port, head.port + _BLOCK))
 
 
@@ -140,9 +140,22 @@ def _answers(head: Head) -> bool:
             # The dashboard outlives a dead control store for a while.
             host, _, port = head.address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=3).close()
-            return bool(response.status == 200)
+            return bool(response.status == 200) and _has_raylet(head.id)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def _has_raylet(head_id: str) -> bool:
+    """Whether the head still runs tasks: dashboard and control store outlive its raylet, and look well."""
+    for process in psutil.process_iter(["name"]):
+        try:
+            if process.info["name"] == "raylet" and process.environ().get(_MARK) == head_id:
+                return bool(process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.AccessDenied:
+            return True  # another user's head: it cannot be told
+    return False
 
 
 def up(settings: Settings) -> Head:
@@ -159,6 +172,7 @@ def up(settings: Settings) -> Head:
         url=f"http://{bind}:{ports['serve.port']}",
     )
     _record(settings, head)
+    Path(_serve_folder(head.id)).mkdir(mode=0o700, exist_ok=True)  # HAProxy's admin socket is in there
     # In a session of its own: Ctrl-C on this terminal is not meant for the head.
     started = subprocess.run(
         _command(settings, ports), env=environment(settings, head), capture_output=True, text=True, check=False,

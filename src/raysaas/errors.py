@@ -3,6 +3,8 @@
 RaysaasError
 ├── Transient            try again: the same call can succeed later            exit 75, HTTP 503
 │   ├── Unavailable      an engine or server does not answer (yet)
+│   ├── TooSlow          the body of a request did not arrive in time             HTTP 408
+│   ├── DeadlineExceeded the answer would come after the caller's deadline     HTTP 504
 │   └── QuotaExceeded    a tenant is over its limit                            HTTP 429
 └── Terminal             trying again changes nothing                          exit 65, HTTP 400
     ├── ConfigError      a setting is unknown or has a bad value
@@ -12,6 +14,7 @@ RaysaasError
     ├── AccessDenied     the key is missing, wrong or expired                  HTTP 401
     │   └── Forbidden    the key is right, its scope or tenant is not          HTTP 403
     ├── NotFound         the named thing does not exist                        HTTP 404
+    ├── Frozen           the use case takes no release until it is unfrozen    HTTP 409
     └── CorruptBundle    a model bundle does not match its digests
 
 Anything else that reaches the top is a bug: exit 1, HTTP 500.
@@ -37,6 +40,18 @@ class Transient(RaysaasError):
 
 class Unavailable(Transient):
     """An engine or a server does not answer."""
+
+
+class TooSlow(Transient):
+    """The body of a request did not arrive in time; nothing was done."""
+
+    http_status, slug = 408, "request-timeout"
+
+
+class DeadlineExceeded(Transient):
+    """The work cannot be done within the caller's deadline; none of it was."""
+
+    http_status, slug = 504, "deadline-exceeded"
 
 
 class QuotaExceeded(Transient):
@@ -91,6 +106,12 @@ class NotFound(Terminal):
     """The named thing does not exist."""
 
     http_status, slug = 404, "not-found"
+
+
+class Frozen(Terminal):
+    """A use case takes no release until it is unfrozen."""
+
+    http_status, slug = 409, "frozen"
 
 
 class CorruptBundle(Terminal):

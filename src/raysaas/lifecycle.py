@@ -4,24 +4,21 @@ Each verb takes settings and returns a JSON-ready dict. Rooms decide, stores kee
 inside the verbs, because a serving replica imports this module for ``application`` alone.
 """
 
-import json
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysaas import cluster
+from raysaas import cluster, releases
 from raysaas.admission import admit
-from raysaas.errors import NotFound
+from raysaas.errors import Frozen, NotFound
 from raysaas.lineage.runs import emits
-from raysaas.records import Arm, ModelVersion, OrderState, Release, RetrainOrder, Snapshot, TrainingSet, plain
+from raysaas.records import OrderState, Release, RetrainOrder, Snapshot, TrainingSet, plain
 from raysaas.settings import Settings
 from raysaas.stores.ledger import Ledger
 
@@ -156,7 +153,7 @@ def deploy(settings: Settings) -> dict[str, Any]:
             f"{settings.use_case.name} has no champion yet: train one (`raysaas run train use_case="
             f"{settings.use_case.name}`); the gate's reasons are in its result."
         )
-    release = promote(settings, champion, actor="deploy", reason=champion.reason)
+    release = releases.introduce(settings, champion, actor="deploy")
     return {
         "use_case": release.use_case,
         "release": plain(release),
@@ -164,70 +161,22 @@ def deploy(settings: Settings) -> dict[str, Any]:
     }
 
 
-@emits("deploy")
-def promote(settings: Settings, version: ModelVersion, *, actor: str, reason: str, since: int | None = None) -> Release:
-    """Make a version the champion that answers, recorded before it is switched; ``since`` as in ``rollout.promote``."""
-    from raysaas.release import rollout
-
-    ledger, name = Ledger(settings.storage.ledger_url or ""), settings.use_case.name
-    arm = Arm(version=version.version, uri=version.uri, digest=version.digest, features=version.features)
-    return rollout.promote(
-        ledger, name, arm, partial(_apply, settings), actor=actor, reason=reason, now=datetime.now(UTC), since=since
-    )
-
-
-def promote_version(settings: Settings, version: int, actor: str, reason: str) -> Release:
-    """Promote by number, by hand: the ledger remembers who did it, and what the gate had said against it."""
-    from raysaas.stores.registry import Registry
-
-    registry = Registry(settings.storage)
-    found = registry.version(settings.use_case.name, version)
-    if not found.released:
-        reason += f" (the gate had kept it back: {found.reason.removeprefix('Refused: ') or 'it was never judged'})"
-    release = promote(settings, found, actor=actor, reason=reason)
-    registry.crown(settings.use_case.name, version)
+def restore(settings: Settings) -> Release | None:
+    """Make the recorded release answer again on a new head; None when there is none."""
+    release = Ledger(settings.storage.ledger_url or "").release(settings.use_case.name)
+    if release is not None:
+        releases.apply(settings, release)
     return release
-
-
-@emits("rollback")
-def rollback(settings: Settings, *, actor: str, reason: str) -> Release:
-    """Return to the champion before the present one."""
-    from raysaas.release import rollout
-    from raysaas.stores.registry import Registry
-
-    ledger, name = Ledger(settings.storage.ledger_url or ""), settings.use_case.name
-    release = rollout.rollback(
-        ledger, name, partial(_apply, settings), actor=actor, reason=reason, now=datetime.now(UTC)
-    )
-    Registry(settings.storage).crown(name, release.champion.version)
-    return release
-
-
-def _apply(settings: Settings, release: Release) -> None:
-    """Bring Serve to a recorded release: a message where the application runs, else a deployment."""
-    from raysaas.serving.deployment import apply_release
-
-    head = cluster.head(settings)
-    body = asdict(settings)
-    body["train"]["as_of"] = None  # the retraining jobs it orders take the newest data
-    with open(_saved(settings), "w", opener=partial(os.open, mode=0o600)) as file:  # a source's URL may hold a password
-        json.dump(body, file)
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    apply_release(settings, release, "raysaas.lifecycle:application", dashboard_url=head.dashboard_url, port=head.port)
-
-
-def _saved(settings: Settings) -> Path:
-    """Where the settings of a deployment are kept, for the retraining jobs that it will order."""
-    path = Path(settings.storage.home) / "deployed" / f"{settings.use_case.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def application(args: Mapping[str, Any]) -> "serve.Application":
-    """Serve's import path: bind one use case's application, with its drift monitor as a deployment actor."""
+    """Serve's import path: bind one use case's application, with its drift and release actors."""
     from raysaas.serving import app
 
-    return app.build(args, monitor="raysaas.drift.monitor:DriftActor", on_order="raysaas.lifecycle:submit_retrain")
+    return app.build(
+        args, monitor="raysaas.drift.monitor:DriftActor", on_order="raysaas.lifecycle:submit_retrain",
+        releaser="raysaas.release.actor:ReleaseActor", on_verdict="raysaas.verdicts:act",
+    )  # fmt: skip
 
 
 # --- watching and retraining
@@ -305,13 +254,20 @@ def _replaced(settings: Settings, number: int, since: int) -> dict[str, Any]:
 
     registry, name = Registry(settings.storage), settings.use_case.name
     version = registry.version(name, number)
-    release = promote(settings, version, actor="retrain", reason=version.reason, since=since)
+    try:
+        release = releases.introduce(settings, version, actor="retrain", since=since)
+    except Frozen as error:
+        outcome = f"version {number} passed the gate but was not released: {error}"
+        return {"outcome": outcome, "released": False, "champion": plain(registry.champion(name))}
     champion, outcome = release.champion.version, f"version {number} replaced the champion: {version.reason}"
-    if champion != number:
-        who = f"{release.actor} changed the champion{'' if release.actor == 'deploy' else ' by hand'} meanwhile"
+    beside = [*(variant.arm for variant in release.variants), *([release.shadow] if release.shadow else [])]
+    if number in {arm.version for arm in beside}:
+        outcome = f"version {number} runs beside the champion as {settings.release.strategy}: {version.reason}"
+    elif champion != number:
+        by_hand = "" if release.actor in ("deploy", "retrain", "release") else " by hand"
+        who = f"{release.actor} changed the champion{by_hand} meanwhile"
         then = f"promote it with `raysaas promote {name} {number}`"
         outcome = f"version {number} passed the gate but was not released: {who}; {then}"
-        registry.crown(name, champion)  # the gate had crowned its own choice
     return {"outcome": outcome, "released": champion == number, "champion": plain(registry.version(name, champion))}
 
 

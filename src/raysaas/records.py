@@ -128,18 +128,41 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """A version under comparison with the champion, and its share (0 to 1) of the traffic.
+
+    ``name`` is "challenger" in a canary and whatever the experimenter chose in an A/B test.
+    """
+
+    name: str
+    arm: Arm
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """Which versions answer. ``sequence`` grows by one with each change; history is kept in the SQL ledger."""
+    """Which versions answer. ``sequence`` grows by one with each change; history is kept in the SQL ledger.
+
+    ``shadow`` sees all requests and answers none. ``tenants`` maps a tenant to a version of its own. While ``frozen``
+    nothing changes. ``experiment`` is the salt of the split: it stays while only shares change, so arms stay sticky.
+    """
 
     use_case: str
     sequence: int
     champion: Arm
-    challenger: Arm | None = None
+    variants: tuple[Variant, ...] = ()
     shadow: Arm | None = None
-    challenger_share: float = 0.0
+    tenants: Mapping[str, Arm] = field(default_factory=dict)
+    frozen: bool = False
+    experiment: str = ""
     actor: str
     reason: str
     at: datetime
+
+    def arms(self) -> list[Arm]:
+        """Every version that it names: champion, variants, shadow, then those of tenants."""
+        watching = [self.shadow] if self.shadow else []
+        return [self.champion, *(variant.arm for variant in self.variants), *watching, *self.tenants.values()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ before any engine is imported, and a message names the key, the value and what i
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 
 from raysaas.errors import ConfigError
@@ -14,6 +15,13 @@ from raysaas.use_case import UseCase, require
 
 class ExtraFields(StrEnum):
     """What happens to request fields that the model does not know."""
+
+    refuse = "refuse"
+    ignore = "ignore"
+
+
+class OnContract(StrEnum):
+    """What happens to request rows that break the contract of their source's columns."""
 
     refuse = "refuse"
     ignore = "ignore"
@@ -80,18 +88,21 @@ class Storage:
 class Ingest:
     """How sources are read. ``error_budget`` is the share of rows that may be refused before nothing is committed.
 
-    With ``every_s`` the job stays and looks for new rows that often, until it is stopped.
+    With ``every_s`` the job stays and looks for new rows that often, until it is stopped. Compaction expires versions
+    of a source's tables that nothing names once they are older than ``keep_hours``; null keeps all for ever.
     """
 
     error_budget: float = 0.05
     num_blocks: int = 4
     future_tolerance_s: int = 86_400
     every_s: float | None = None
+    keep_hours: float | None = 6.0
 
     def __post_init__(self) -> None:
         require(0 <= self.error_budget < 1, "ingest.error_budget", self.error_budget, "a share from 0 up to 1")
         require(self.num_blocks > 0, "ingest.num_blocks", self.num_blocks, "a positive number")
         require(self.every_s is None or self.every_s > 0, "ingest.every_s", self.every_s, "seconds above 0, or null")
+        require(self.keep_hours is None or self.keep_hours >= 0, "ingest.keep_hours", self.keep_hours, "hours, or null")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -183,14 +194,31 @@ class Serve:
     max_replicas: int = 2
     num_cpus: float = 0.2
     target_ongoing_requests: int = 32
+    target_wait_ms: float = 50.0
+    scale_down_s: float = 60.0
     max_ongoing_requests: int = 256
     max_body_bytes: int = 4_000_000
     max_instances: int = 1000
     quota_rps: float = 2000.0
     quota_burst: float = 4000.0
+    tenant_models: int = 64
     extra_fields: ExtraFields = ExtraFields.refuse
+    contract: OnContract = OnContract.refuse
     segment_bytes: int = 8_000_000
     segment_age_s: float = 5.0
+    journal_deadline_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        for key in (
+            "target_ongoing_requests",
+            "target_wait_ms",
+            "max_ongoing_requests",
+            "tenant_models",
+            "journal_deadline_s",
+        ):
+            require(getattr(self, key) > 0, f"serve.{key}", getattr(self, key), "a positive number")
+        for key in ("min_replicas", "max_replicas", "scale_down_s", "quota_rps", "quota_burst"):
+            require(getattr(self, key) >= 0, f"serve.{key}", getattr(self, key), "0 or more")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -216,12 +244,53 @@ class Drift:
             require(getattr(self, key) > 0, f"drift.{key}", getattr(self, key), "a positive number")
 
 
+class Strategy(StrEnum):
+    """How a version that passed the gate comes in front of users."""
+
+    blue_green = "blue_green"
+    canary = "canary"
+    shadow = "shadow"
+
+
+class Unproven(StrEnum):
+    """What happens to a challenger that proved neither better nor worse."""
+
+    roll_back = "roll_back"
+    promote = "promote"
+
+
 @dataclass(kw_only=True, slots=True)
 class ReleasePolicy:
-    """When a version may answer. ``min_gain`` is over the champion, in the task's main metric, on held-back rows."""
+    """When a version may answer. ``min_gain`` is over the champion, in the task's main metric, on held-back rows.
+
+    A canary's share goes through ``stages``, each after ``stage_decisions`` of the challenger; 1.0 is the promotion and
+    needs proof, at the chance ``alpha`` of a false one, within ``max_outcomes`` of the challenger. Limits of the
+    challenger against the champion: share of errors, ratio of p99, PSI of the scores, share of missing values. A
+    promotion that outcomes of the comparison prove wrong within ``undo_days`` is undone.
+    """
 
     min_gain: float = 0.0
     baseline_tolerance: float = 0.002
+    strategy: Strategy = Strategy.blue_green
+    stages: list[float] = field(default_factory=lambda: [0.01, 0.05, 0.25, 1.0])
+    stage_decisions: int = 200
+    alpha: float = 0.05
+    max_outcomes: int = 20_000
+    unproven: Unproven = Unproven.roll_back
+    undo_days: float = 7.0
+    max_errors: float = 0.01
+    max_latency_ratio: float = 3.0
+    max_score_psi: float = 0.5
+    max_missing: float = 0.2
+    poll_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.strategy, self.unproven = Strategy(self.strategy), Unproven(self.unproven)  # from JSON they are plain text
+        rising = all(a < b for a, b in pairwise([0.0, *self.stages]))
+        require(rising and self.stages[-1:] == [1.0], "release.stages", self.stages, "rising shares over 0 up to 1.0")
+        for key in ("stage_decisions", "max_outcomes", "poll_s", "max_latency_ratio"):
+            require(getattr(self, key) > 0, f"release.{key}", getattr(self, key), "a positive number")
+        require(0 < self.alpha < 1, "release.alpha", self.alpha, "a chance between 0 and 1")
 
 
 @dataclass(kw_only=True, slots=True)

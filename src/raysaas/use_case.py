@@ -1,6 +1,7 @@
 """The typed shape of ``conf/use_case/``: one prediction product, its sources and their contract, examples, features."""
 
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from enum import StrEnum
 
 from raysaas.errors import ConfigError
@@ -224,6 +225,10 @@ class Source:
         require(not (self.path and self.sql), f"{key}.path", self.path, "either path or sql")
         require(not self.events or bool(self.columns), f"{key}.events", True, "a source that declares its columns")
 
+    def chosen(self, rule: str, column: str = "") -> OnBroken | None:
+        """What ``on_broken`` says of ``rule`` on ``column``: its most exact key; None where it has no say."""
+        return self.on_broken.get(f"{column}.{rule}") or self.on_broken.get(rule)
+
     def names(self) -> set[str]:
         """The columns that rows will have; empty where conf declares none and the file decides."""
         return {*self.columns, *self.derive} if self.columns else set()
@@ -251,8 +256,9 @@ class Examples:
     values of columns that many rows earlier. ``cuts``: each entity seen in ``source`` by a cut date is an example, its
     label is whether ``label_source`` has a row of it within ``horizon_days`` after the cut; with ``until_label`` an
     entity stops being an example once it has such a row. ``cuts`` lists ISO dates, or ``every_days`` makes them.
-    ``keep_days`` leaves out examples older than that many days before the newest one; with ``feedback`` decisions
-    whose outcome is known become examples too.
+    ``maturity_days`` is how many days a label takes to be known, after the horizon of ``cuts``: no younger example is
+    learnt from, and no younger decision is measured. ``keep_days`` leaves out examples older than that many days before
+    the newest one; with ``feedback`` decisions whose outcome is known become examples too.
     """
 
     kind: ExampleKind = ExampleKind.rows
@@ -271,6 +277,12 @@ class Examples:
     feedback: bool = True
     exclude: list[str] = field(default_factory=list)
     split: Split = field(default_factory=Split)
+
+    @property
+    def label_delay(self) -> timedelta:
+        """How long after a decision its outcome is known: the horizon of ``cuts``, and ``maturity_days``."""
+        horizon = self.horizon_days if self.kind is ExampleKind.cuts else 0
+        return timedelta(days=horizon + self.maturity_days)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -320,6 +332,9 @@ class UseCase:
             self.name,
             "lower-case letters, digits and underscores, not starting with a digit",
         )
+        # Tables are named USE_CASE__SOURCE: the first double underscore must be the one between them.
+        apart = "__" not in self.name and not self.name.endswith("_")
+        require(apart, "use_case.name", self.name, "no two underscores in a row, and none at the end")
         known = ", ".join(self.sources) or "none are defined"
         require(
             self.examples.source in self.sources, "use_case.examples.source", self.examples.source, f"one of: {known}"

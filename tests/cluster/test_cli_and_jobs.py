@@ -141,7 +141,9 @@ def test_the_dashboard_lists_jobs_with_their_use_case(
     assert named >= by_ray | {("SUBMISSION", "deploy"), ("DRIVER", "ingest")}
 
 
-def test_keys_are_made_for_tenants_and_work_at_once(shop: SimpleNamespace, deployed: dict[str, Any]) -> None:
+def test_keys_are_made_for_tenants_and_work_at_once(
+    shop: SimpleNamespace, submitted: dict[str, Any], deployed: dict[str, Any]
+) -> None:
     made = shop.result("key", "create", "--tenant", "acme", "--scope", "predict")
     assert (made["tenant"], made["scopes"]) == ("acme", ["predict"])
     row = json.dumps({"tenure": 1, "Contract": "Month-to-month"})
@@ -149,6 +151,8 @@ def test_keys_are_made_for_tenants_and_work_at_once(shop: SimpleNamespace, deplo
     (decision,) = answer["decisions"]
     assert decision["score"] > 0.5
     assert decision["model_version"] == deployed["release"]["champion"]["version"]
+    features = submitted["materialize"]["training_set"]["feature_service_hash"]
+    assert deployed["release"]["champion"]["features"] == features, "it reads the features that it learnt from"
     refused = shop.run("raysaas", "predict", NAME, "--key", "rs_wrong", "--instance", row, "--json")
     assert refused.returncode == 65
     assert "key" in refused.stderr

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from tests.drift.conftest import START, USE_CASE, Shop, make_bundle, rows
 
-from raysaas.drift.monitor import DriftActor, Lease
+from raysaas.drift.monitor import DriftActor
 from raysaas.records import OrderState, RetrainOrder
 from raysaas.settings import Drift, Storage
+from raysaas.stores.lease import Lease
 from raysaas.stores.ledger import Ledger
 
 
@@ -92,7 +93,7 @@ def test_the_newest_monitor_polls_until_it_stops_beating(tmp_path: Path) -> None
     from datetime import timedelta
 
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.db")
-    old, new = Lease(ledger, "shop", "old"), Lease(ledger, "shop", "new")
+    old, new = Lease(ledger, "lease/shop", "old"), Lease(ledger, "lease/shop", "new")
     assert old.held(START)
     assert new.held(START + timedelta(seconds=1))
     assert not old.held(START + timedelta(seconds=2))

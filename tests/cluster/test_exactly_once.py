@@ -18,8 +18,12 @@ import pytest
 import ray
 
 from raysaas.faults import INGEST
+from raysaas.ingest.compacting import compact_source
+from raysaas.ingest.history import history
 from raysaas.ingest.pipeline import ingest
+from raysaas.ingest.planning import Target
 from raysaas.ingest.refused_rows import ATTEMPT
+from raysaas.ingest.waiting import waiting
 from raysaas.settings import Ingest, Settings, Storage
 from raysaas.stores.journal import KNOWN_AT, TENANT, Journal, events_kind
 from raysaas.stores.tables import Tables
@@ -120,6 +124,46 @@ def test_sql(tmp_path: Path) -> None:
 
     source = Source(sql=Sql(url=f"sqlite:///{path}", table="orders", watermark="seen", batch_rows=3), columns=COLUMNS)
     settings = _settings(tmp_path, source)
-    # What lies between these is the same for every kind of source.
-    _killed(settings, tmp_path, add, [0], ["extracted", "quarantined", "committed"])
+    _killed(settings, tmp_path, add, [0], INGEST)
     assert not list((tmp_path / "var" / "warehouse" / "inbox").rglob("*.parquet"))
+
+
+def test_nothing_comes_twice_after_its_version_expired(tmp_path: Path) -> None:
+    """Files, segments of events and a database's offset are known from commits whose versions are gone."""
+    path = tmp_path / "crm.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE orders (id INTEGER, amount INTEGER, seen INTEGER)")
+    pushed = Source(path="orders-*.csv", events=True, columns=COLUMNS)
+    polled = Source(sql=Sql(url=f"sqlite:///{path}", table="orders", watermark="seen"), columns=COLUMNS)
+    settings = _settings(tmp_path, pushed)
+    settings.use_case.sources["crm"] = polled
+    settings.ingest.keep_hours = 0
+    tables, journal = Tables(settings.storage), Journal(settings.storage.journal or "", "shop", events_kind("orders"))
+
+    def look(start: int) -> int:
+        if start < SENT:
+            (tmp_path / f"orders-{start}.csv").write_text(f"id,amount\n{start},1\n{start + 1},-1\n{start + 2},1\n")
+            journal.append([{"id": start + SENT, "amount": 1, TENANT: "t", KNOWN_AT: _at(0).isoformat()}])
+            journal.rotate()
+            with sqlite3.connect(path) as db:
+                db.execute("INSERT INTO orders VALUES (?, 1, 7)", (start,))
+        return sum(ingest(settings, name, tables, NOW).num_read for name in ("orders", "crm"))
+
+    for start in (0, 10, 20):
+        assert look(start) == 5
+    for name in ("orders", "crm"):
+        told = compact_source(settings, name, tables, datetime.now(UTC), newest=1)
+        assert told[f"raw.shop__{name}"]["expired"] == 2
+        assert told[f"raw.shop__{name}"]["versions"] == 1
+    shipped = tmp_path / "var" / "journal" / "shop" / "shipped"
+    for segment in shipped.iterdir():
+        segment.rename(shipped.parent / segment.name)  # as if none had been moved
+    assert look(SENT) == 0
+    assert look(30) == 5
+    ids = sorted(start + i for start in (0, 10, 20, 30) for i in (0, 2, SENT))
+    assert sorted(tables.read("raw.shop__orders")["id"].to_pylist()) == sorted(ids)
+    assert sorted(tables.read("raw.shop__crm")["id"].to_pylist()) == [0, 10, 20, 30]
+    wait = waiting(tables, Target("shop", "orders"))
+    assert sorted(wait.rows["value"].to_pylist()) == ["-1"] * 4
+    assert wait.held == 0
+    assert len(history(tables, Target("shop", "orders"))) == 4

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from feast import FeatureStore
+from tests.contracts.online import dated
 from tests.features.worlds import NOW, STAMP, day, raw, world
 
 from raysaas.errors import InputError
@@ -89,6 +90,25 @@ def test_a_set_is_rebuilt_as_it_was_known_also_after_a_backfill(typed: tuple[Set
     assert before.feature_service_hash == newest.feature_service_hash
 
 
+def test_a_log_is_part_of_a_set_only_where_it_holds_a_row_of_it(typed: tuple[Settings, Tables]) -> None:
+    settings, tables = typed
+    settings.use_case.examples.feedback = True
+
+    def decided(use_case: str) -> None:
+        logged = {"use_case": [use_case], "tenant": ["t0"]}
+        at = pa.array([day(100)], STAMP)
+        tables.append("log.decisions", pa.table({**logged, "id": [f"{use_case}-1"], "entity": ["e0"], "time": at,
+                                                 "inputs": ["{}"]}))  # fmt: skip
+        tables.append("log.outcomes", pa.table({**logged, "decision_id": [f"{use_case}-1"], "label": ["yes"],
+                                                "observed_at": at}))  # fmt: skip
+
+    decided("another")
+    assert set(training_set(settings, tables, now=NOW)[0].snapshots) == {"raw.typed__log"}
+    decided("typed")
+    training, _ = training_set(settings, tables, now=NOW)
+    assert set(training.snapshots) == {"raw.typed__log", "log.decisions", "log.outcomes"}
+
+
 def test_columns_that_say_nothing_are_dropped_with_a_warning(tmp_path: Path) -> None:
     rows = [{**row, "number": None, "category": "same"} for row in typed_rows()]
     table = raw(rows)
@@ -148,10 +168,10 @@ def test_feasts_own_materialize_through_the_plug_ins_writes_the_same_rows(typed:
     materialize(settings, tables, NOW)
     keys = [(row["tenant"], row["entity"]) for row in typed_rows()]
     store = OnlineStore(str(settings.storage.online_url))
-    ours = store.read_rows("typed__row", keys)
+    ours = dated(store, "typed__row", keys)
     store.drop("typed__row")
     FeatureStore(repo_path=f"{settings.storage.home}/feast/typed").materialize(day(-1), NOW)
-    theirs = store.read_rows("typed__row", keys)
+    theirs = dated(store, "typed__row", keys)
     assert [row and row[0] for row in theirs] == [row and row[0] for row in ours]
     for left, right in zip(ours, theirs, strict=True):
         assert left is not None

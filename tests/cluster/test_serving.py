@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,8 +28,9 @@ from raysaas.records import Arm, Family, Release, Task
 from raysaas.serving.deployment import Deployments, release_config
 from raysaas.serving.spec import DEPLOYMENT, AppSpec, EventSource
 from raysaas.settings import Serve, Settings
-from raysaas.stores.journal import ship, tail
+from raysaas.stores.journal import await_closed, ship, tail
 from raysaas.stores.ledger import Ledger
+from raysaas.stores.quotas import QuotaBook
 from raysaas.stores.tables import Tables
 from raysaas.tenancy.keys import new_key
 from raysaas.use_case import Column, ColumnType, Examples, Source, UseCase
@@ -66,7 +69,8 @@ def served(platform, tmp_path_factory):
         keys[tenant], digest = new_key()
         ledger.add_key(digest, tenant, scopes, end)
     port = int(platform.head.url.rpartition(":")[2])
-    serve = Serve(port=port, min_replicas=2, max_replicas=2, max_body_bytes=100_000, quota_rps=1e6, quota_burst=1e6)
+    serve = Serve(port=port, min_replicas=2, max_replicas=2, max_body_bytes=100_000, quota_rps=1e6, quota_burst=1e6,
+                  segment_bytes=50_000)  # fmt: skip
     events = {"orders": EventSource.of(ORDERS)}
     spec = AppSpec(use_case=NAME, task=Task.binary, storage=storage, serve=serve, events=events)
     deployments = Deployments(
@@ -134,17 +138,60 @@ def test_every_refusal_is_a_problem_document(served, client, change, status):
     assert reply.json()["type"].startswith("https://raysaas.dev/problems/")
 
 
-def test_a_replica_reached_directly_asks_for_the_key_too(served, client, platform):
+def test_predictions_are_answered_in_front_of_serve_and_all_else_behind_it(client):
+    # Serve gives every answer that passes through it an id.
+    assert "x-request-id" in client.get("/health").headers
+    for body, status in (({"instances": [ROW]}, 200), ({"instances": [{"nope": 1}]}, 422)):
+        reply = client.post("/predict", json=body)
+        assert reply.status_code == status
+        assert "x-request-id" not in reply.headers
+
+
+def doors_of(served, platform):
+    """The HTTP ports of the replicas themselves."""
     replicas = [psutil.Process(h["pid"]) for h in served.deployments.health(NAME)]
     listening = {c.laddr.port for p in replicas for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
     flags = cluster.environment(platform.settings, platform.head)
     first, last = (int(flags[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX"))
-    doors = listening & set(range(first, last + 1))
-    assert len(doors) == 2, listening
+    return sorted(listening & set(range(first, last + 1)))
+
+
+def test_a_replica_reached_directly_asks_for_the_key_too(served, client, platform):
+    doors = doors_of(served, platform)
+    assert len(doors) == 2
     for port in doors:
         url = f"http://127.0.0.1:{port}/{NAME}/predict"
         assert httpx.post(url, json={"instances": [ROW]}).status_code == 401
         assert httpx.post(url, json={"instances": [ROW]}, headers=client.headers).status_code == 200
+
+
+def test_limits_hold_over_replicas_wherever_the_requests_go(served, platform):
+    """Both tenants ask for far more than 100 a second: one of both replicas, the other of one of them alone."""
+    direct = f"http://127.0.0.1:{doors_of(served, platform)[0]}/{NAME}"
+    ledger, urls, rps, seconds = Ledger(served.storage.ledger_url), {"spread": served.url, "lone": direct}, 100.0, 6.0
+    keys = {}
+    for tenant in urls:
+        QuotaBook(ledger, NAME).set_limit(tenant, rps)
+        keys[tenant], digest = new_key()
+        ledger.add_key(digest, tenant, ["predict"])
+    time.sleep(2.5)
+    statuses, waits, ends = {tenant: [] for tenant in urls}, [], time.monotonic() + seconds
+
+    def load(tenant):
+        with httpx.Client(headers={"Authorization": f"Bearer {keys[tenant]}"}, timeout=30) as http:
+            while time.monotonic() < ends:
+                reply = http.post(f"{urls[tenant]}/predict", json={"instances": [ROW]})
+                statuses[tenant].append(reply.status_code)
+                waits.append(int(reply.headers.get("retry-after", 1)))
+
+    with ThreadPoolExecutor(4) as pool:
+        for job in [pool.submit(load, tenant) for tenant in ("spread", "spread", "lone", "lone")]:
+            job.result()
+    for tenant, seen in statuses.items():
+        assert set(seen) == {200, 429}
+        assert seen.count(200) == pytest.approx(rps + rps * seconds, rel=0.1), tenant
+        QuotaBook(ledger, NAME).set_limit(tenant, None)
+    assert set(waits) <= {1, 2, 3}
 
 
 def test_documentation_works_behind_the_prefix(served, client):
@@ -211,11 +258,39 @@ def test_unknown_application_and_broken_one_are_clear(served):
     assert set(served.deployments.status()) >= {NAME}
 
 
-def test_kill_9_of_a_replica_loses_no_answer(served, client):
-    answered, failed, stop = [], [], threading.Event()
+SHIPPER = """
+import sys
+from raysaas.settings import Storage
+from raysaas.stores.journal import ship
+from raysaas.stores.tables import Tables
+tables = Tables(Storage(home=sys.argv[1]))
+while True:
+    for kind in ("outcomes", "decisions"):
+        ship(tables.storage.journal, sys.argv[2], kind, tables)
+    print("shipped", flush=True)
+"""
 
-    def load():
-        with httpx.Client(headers=client.headers, timeout=30) as http:
+
+def start_shipper(served):
+    command = [sys.executable, "-c", SHIPPER, served.storage.home, NAME]
+    shipper = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert shipper.stdout.readline() == "shipped\n"
+    return shipper
+
+
+def controller(platform):
+    """Serve's controller of this head: a renamed process, whose environment cannot be read."""
+    named = [p for p in psutil.process_iter(["name"]) if p.info["name"] == "raylet"]
+    raylet = next(p for p in named if p.environ().get("RAYSAAS_CLUSTER") == platform.head.id)
+    return next(p for p in raylet.children(recursive=True) if "::ServeController" in "".join(p.cmdline()))
+
+
+def test_kill_9_of_replica_shipper_and_controller_loses_no_answer(served, client, platform, tmp_path):
+    """The load generators keep the ledger: an id is written down, with fsync, when its answer came."""
+    failed, stop = [], threading.Event()
+
+    def load(ledger):
+        with httpx.Client(headers=client.headers, timeout=30) as http, ledger.open("w") as file:
             while not stop.is_set():
                 try:
                     reply = http.post(f"{served.url}/predict", json={"instances": [ROW] * 3})
@@ -223,28 +298,45 @@ def test_kill_9_of_a_replica_loses_no_answer(served, client):
                     failed.append(error)
                     continue
                 if reply.status_code == 200:
-                    answered.extend(d["decision_id"] for d in reply.json()["decisions"])
+                    file.writelines(f"{d['decision_id']}\n" for d in reply.json()["decisions"])
+                    file.flush()
+                    os.fsync(file.fileno())
                 else:
                     failed.append(reply.status_code)
 
+    shipper = start_shipper(served)
+    ledgers = [tmp_path / str(i) for i in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(load) for _ in range(4)]
+        jobs = [pool.submit(load, ledger) for ledger in ledgers]
         time.sleep(0.7)
         os.kill(served.deployments.health(NAME)[0]["pid"], signal.SIGKILL)
+        for wait_s in (0.7, 0.9):
+            time.sleep(wait_s)
+            shipper.kill()
+            shipper.wait()
+            shipper = start_shipper(served)
+        controller(platform).kill()
         time.sleep(1.5)
         stop.set()
         for job in jobs:
             job.result()
-    kept = journal_ids(served)
+    shipper.kill()
+    shipper.wait()
+    answered = [line for ledger in ledgers for line in ledger.read_text().split()]
     assert len(answered) > 100
+    assert len(answered) == len(set(answered))
+    kept = journal_ids(served)
     assert len(kept) == len(set(kept))
     assert set(answered) <= set(kept)
     tables = Tables(served.storage)
-    time.sleep(6.5)  # open segments of the living are closed by age
+    assert await_closed(served.storage.journal, NAME, "decisions", 15)  # the living close theirs by age
     ship(served.storage.journal, NAME, "decisions", tables)
     shipped = [r for r in tables.read("log.decisions", columns=["id", "use_case"]).to_pylist() if r["use_case"] == NAME]
     assert len(shipped) == len({r["id"] for r in shipped})
     assert set(answered) <= {r["id"] for r in shipped}
+    deadline = time.monotonic() + 30
+    while len(served.deployments.health(NAME)) < 2:  # the next test finds both replicas
+        assert time.monotonic() < deadline
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -13,7 +13,7 @@ import pytest
 from raysaas.models import bundle
 from raysaas.models.encode import Encoder
 from raysaas.models.profile import Profile
-from raysaas.records import Arm, Family, Release, RetrainOrder, Task
+from raysaas.records import Arm, Family, Release, RetrainOrder, Task, Variant
 from raysaas.settings import Drift
 from raysaas.stores.journal import Journal
 from raysaas.stores.ledger import Ledger
@@ -61,8 +61,9 @@ class Shop:
 
     def release(self, arm: Arm, challenger: Arm | None = None) -> Release:
         last = self.ledger.release(USE_CASE)
+        variants = (Variant(name="challenger", arm=challenger, share=0.5),) if challenger else ()
         release = Release(use_case=USE_CASE, sequence=last.sequence + 1 if last else 1, champion=arm, actor="test",
-                          challenger=challenger, reason="test", at=self.now)  # fmt: skip
+                          variants=variants, reason="test", at=self.now)  # fmt: skip
         self.ledger.set_release(release)
         return release
 

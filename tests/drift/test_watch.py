@@ -213,6 +213,33 @@ def test_unknown_decisions_and_labels_are_counted_not_measured(shop: Shop) -> No
     assert watch.status()["ignored"] == 3
 
 
+def test_an_outcome_by_key_is_of_the_tenants_decisions_of_that_name_even_after_a_restart(shop: Shop) -> None:
+    shop.release(shop.arms[0])
+    base = {"use_case": "shop", "inputs": {"age": 30.0, "plan": "a"}, "version": 1, "score": 0.5, "label": "no"}
+    made = [("d1", "t", "order-1"), ("d2", "t", "order-1"), ("d3", "u", "order-1"), ("d4", "t", None)]
+    shop.journal("decisions").append(
+        [
+            {**base, "id": key, "tenant": tenant, "key": name, "time": shop.tick().isoformat()}
+            for key, tenant, name in made
+        ]
+    )
+    watch = shop.watch()
+    watch.poll()
+    watch.save()
+    told = {
+        "decision_id": None,
+        "key": "order-1",
+        "tenant": "t",
+        "label": "yes",
+        "observed_at": shop.tick().isoformat(),
+    }
+    shop.journal("outcomes").append([told, told, {**told, "key": "order-2"}])
+    watch = shop.watch()
+    watch.poll()
+    assert (watch.status()["outcomes"], watch.status()["ignored"]) == (2, 2)
+    assert sorted(watch.state.tracks[1].pending) == ["d3", "d4"]
+
+
 def test_broken_records_do_not_stop_the_watch(shop: Shop) -> None:
     shop.release(shop.arms[0])
     shop.journal("decisions").append([{"id": "x", "version": 1}, {"version": None}])

@@ -101,7 +101,6 @@ def test_requests_are_answered_and_explained(served: SimpleNamespace) -> None:
     assert why["decision"]["tenant"] == "acme"
     assert why["outcome"]["label"] == "yes"
     kinds = [record["kind"] for record in why["lineage"]]
-    # The logs of a head that others use too are snapshots as well: they were read, and had no row of this use case.
     assert (kinds[:3], set(kinds[3:])) == (["model", "release", "training"], {"snapshot"})
     assert [record["id"] for record in why["lineage"] if record["id"].startswith("raw.leads__")]
     assert [Path(file).name for file in why["files"]] == ["leads.csv"]

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raysaas.errors import CorruptBundle, InputError, NotFound, Unavailable
-from raysaas.records import Arm, Release
-from raysaas.release import rollout
+from raysaas.records import Arm, Release, Variant
+from raysaas.release import rollout, steps
 from raysaas.stores.ledger import Ledger
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,8 +28,8 @@ class Serve:
         self.refuse: dict[int, Exception] = {}
 
     def __call__(self, release: Release) -> None:
-        for found in (release.champion, release.challenger, release.shadow):
-            if found and found.version in self.refuse:
+        for found in release.arms():
+            if found.version in self.refuse:
                 raise self.refuse[found.version]
         self.applied.append(release)
 
@@ -55,12 +55,12 @@ def test_canary_shadow_promote_and_rollback_walk_the_line(ledger: Ledger, serve:
     for version in (1, 2):
         rollout.promote(ledger, "shop", arm(version), serve, **WHO)
     canary = rollout.start_canary(ledger, "shop", arm(3), 0.1, serve, **WHO)
-    assert (canary.champion, canary.challenger, canary.challenger_share) == (arm(2), arm(3), 0.1)
+    assert (canary.champion, canary.variants) == (arm(2), (Variant(name="challenger", arm=arm(3), share=0.1),))
     assert rollout.rollback(ledger, "shop", serve, **WHO).champion == arm(2)
     shadow = rollout.start_shadow(ledger, "shop", arm(3), serve, **WHO)
-    assert (shadow.champion, shadow.challenger, shadow.shadow) == (arm(2), None, arm(3))
+    assert (shadow.champion, shadow.variants, shadow.shadow) == (arm(2), (), arm(3))
     promoted = rollout.promote(ledger, "shop", arm(3), serve, **WHO)
-    assert (promoted.champion, promoted.challenger, promoted.shadow) == (arm(3), None, None)
+    assert (promoted.champion, promoted.variants, promoted.shadow) == (arm(3), (), None)
     assert [rollout.rollback(ledger, "shop", serve, **WHO).champion for _ in range(2)] == [arm(2), arm(1)]
     with pytest.raises(NotFound, match="no earlier champion"):
         rollout.rollback(ledger, "shop", serve, **WHO)
@@ -83,8 +83,24 @@ def test_crash_between_record_and_apply_is_reconciled(ledger: Ledger, serve: Ser
         rollout.promote(ledger, "shop", arm(2), serve, **WHO)
     assert serve.applied[-1].champion == arm(1)
     serve.refuse.clear()
-    assert rollout.reconcile(ledger, "shop", serve) == ledger.release("shop")
+    assert rollout.reconcile(ledger, "shop", serve, now=NOW) == ledger.release("shop")
     assert serve.applied[-1].champion == arm(2)
+
+
+def test_a_refused_version_is_taken_back_also_when_its_author_died(ledger: Ledger, serve: Serve) -> None:
+    def dies(_: Release) -> None:
+        raise KeyboardInterrupt
+
+    rollout.promote(ledger, "shop", arm(1), serve, **WHO)
+    with pytest.raises(KeyboardInterrupt):
+        rollout.promote(ledger, "shop", arm(2), dies, **WHO)
+    serve.refuse[2] = CorruptBundle("weights.safetensors does not match.")
+    with pytest.raises(CorruptBundle):
+        rollout.reconcile(ledger, "shop", serve, now=NOW)
+    current = ledger.release("shop")
+    assert current is not None
+    assert (current.sequence, current.champion, serve.applied[-1]) == (3, arm(1), current)
+    assert "Release 2 was refused" in current.reason
 
 
 def test_refused_version_is_taken_back(ledger: Ledger, serve: Serve) -> None:
@@ -108,12 +124,12 @@ def test_refused_canary_keeps_the_champion_answering(ledger: Ledger, serve: Serv
         rollout.start_canary(ledger, "shop", arm(2), 0.5, serve, **WHO)
     current = ledger.release("shop")
     assert current is not None
-    assert (current.champion, current.challenger) == (arm(1), None)
+    assert (current.champion, current.variants) == (arm(1), ())
 
 
 def test_two_releasers_at_once_one_is_told_to_try_again(ledger: Ledger, serve: Serve) -> None:
     rollout.promote(ledger, "shop", arm(1), serve, **WHO)
-    late = rollout._alone(rollout._current(ledger, "shop"), arm(9), "bob", "raced", NOW)
+    late = steps.promote(ledger.release("shop"), "shop", arm(9), steps.By(actor="bob", reason="raced", at=NOW))
     rollout.promote(ledger, "shop", arm(2), serve, **WHO)
     with pytest.raises(Unavailable):
         ledger.set_release(late)
@@ -159,12 +175,12 @@ def test_an_automatic_release_that_serve_cannot_take_yet_still_fails(ledger: Led
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
 def test_bad_shares_are_refused(ledger: Ledger, serve: Serve, share: float) -> None:
     rollout.promote(ledger, "shop", arm(1), serve, **WHO)
-    with pytest.raises(InputError, match="challenger_share"):
+    with pytest.raises(InputError, match="share"):
         rollout.start_canary(ledger, "shop", arm(2), share, serve, **WHO)
 
 
 def test_nothing_released_yet(ledger: Ledger, serve: Serve) -> None:
-    assert rollout.reconcile(ledger, "shop", serve) is None
+    assert rollout.reconcile(ledger, "shop", serve, now=NOW) is None
     with pytest.raises(NotFound, match="no release yet"):
         rollout.rollback(ledger, "shop", serve, **WHO)
 

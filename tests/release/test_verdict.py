@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from raysaas.errors import InputError
 from raysaas.release.verdict import Continue, Evidence, GuardRail, Promote, RollBack, decide
+from raysaas.settings import Unproven
 
 DIFFERENCES = st.lists(st.floats(-1, 1), max_size=80)
 
@@ -18,7 +19,7 @@ def first_verdict(differences, **options):
     evidence = Evidence()
     for difference in differences:
         evidence = evidence.add([difference])
-        verdict = decide(evidence, max_pairs=10**9, **options)
+        verdict = decide(evidence, max_outcomes=10**9, **options)
         if not isinstance(verdict, Continue):
             return verdict, evidence.num_pairs
     return verdict, evidence.num_pairs
@@ -89,6 +90,20 @@ def test_a_guard_rail_waits_until_enough_was_seen():
     assert isinstance(decide(Evidence(), [rail]), Continue)
 
 
-def test_too_few_pairs_continue_and_too_many_roll_back():
-    assert isinstance(decide(Evidence().add([1.0] * 49)), Continue)
-    assert isinstance(decide(Evidence().add([0.1, -0.1] * 30), max_pairs=60), RollBack)
+def test_the_bar_leaves_half_of_alpha_to_each_side():
+    for alpha in (0.05, 0.01):
+        for better, worse, kind in ((True, False, Promote), (False, True, RollBack)):
+            for off, found in ((-1e-9, Continue), (1e-9, kind)):
+                bar = math.log(2 / alpha) + off
+                evidence = Evidence(num_pairs=9, total=1.0 if better else -1.0, peak_better=bar * better,
+                                    peak_worse=bar * worse)  # fmt: skip
+                assert isinstance(decide(evidence, alpha=alpha), found)
+
+
+@pytest.mark.parametrize(("unproven", "kind"), [(Unproven.roll_back, RollBack), (Unproven.promote, Promote)])
+def test_without_proof_it_ends_as_the_settings_say(unproven, kind):
+    evidence = Evidence().add([0.1, -0.1] * 30)
+    assert isinstance(decide(evidence, max_outcomes=61, unproven=unproven), Continue)
+    verdict = decide(evidence, max_outcomes=60, unproven=unproven)
+    assert isinstance(verdict, kind)
+    assert "neither better nor worse in 60" in verdict.reason

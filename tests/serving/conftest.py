@@ -22,7 +22,7 @@ from raysaas.serving.spec import AppSpec, EventSource
 from raysaas.settings import Serve, Storage
 from raysaas.stores.ledger import Ledger
 from raysaas.tenancy.keys import new_key
-from raysaas.use_case import Source
+from raysaas.use_case import Column, Source
 
 KINDS = {"amount": "number", "visits": "integer", "vip": "boolean", "plan": "category"}
 LABELS = {Task.binary: ["No", "Yes"], Task.multiclass: ["a", "b", "c"], Task.regression: []}
@@ -107,6 +107,7 @@ def make_app(tmp_path: Path) -> Callable[..., SimpleNamespace]:
         serve: dict[str, Any] | None = None,
         views: tuple[str, ...] = (),
         sources: dict[str, Source] | None = None,
+        contract: dict[str, Column] | None = None,
     ) -> SimpleNamespace:
         storage = Storage(home=str(tmp_path / "var"))
         ledger = Ledger(str(storage.ledger_url))
@@ -118,7 +119,13 @@ def make_app(tmp_path: Path) -> Callable[..., SimpleNamespace]:
             ledger.add_key(digest, tenant, scopes)
         events = {name: EventSource.of(source) for name, source in (sources or {}).items()}
         spec = AppSpec(
-            use_case="shop", task=task, storage=storage, serve=Serve(**(serve or {})), views=views, events=events
+            use_case="shop",
+            task=task,
+            storage=storage,
+            serve=Serve(**(serve or {})),
+            views=views,
+            events=events,
+            contract=contract or {},
         )
         clock = SimpleNamespace(now=1_760_000_000.0)
         predictor = Predictor(spec, lambda: clock.now)

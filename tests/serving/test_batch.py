@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from raysaas.errors import InputError
+from raysaas.errors import DeadlineExceeded, InputError
 from raysaas.serving.batch import MAX_ROWS, Batcher
 from raysaas.serving.protocol import PredictRequest
 
@@ -73,3 +73,59 @@ def test_client_that_left_costs_nothing():
         return await here
 
     assert asyncio.run(main())[0]["x"] == 2
+
+
+class Watch:
+    """A clock that a model moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_what_cannot_be_done_in_time_is_refused_and_costs_nothing():
+    watch, model = Watch(), Model()
+
+    def slow(jobs):
+        watch.now += 1.0
+        return model(jobs)
+
+    async def main():
+        batcher = Batcher(slow, watch)
+        told = []
+        # Rows beyond one batch wait for the batch before them: by then it is too late for some.
+        batcher.submit(("a", request(*range(256))), told.append)
+        batcher.submit(("b", request(1)), told.append, deadline=0.5)
+        batcher.submit(("c", request(2)), told.append, deadline=5.0)
+        assert not told
+        await asyncio.sleep(0)
+        return told, batcher
+
+    (first, late, last), batcher = asyncio.run(main())
+    assert len(first) == 256
+    assert isinstance(late, DeadlineExceeded)
+    assert last == [{"tenant": "c", "x": 2}]
+    assert model.calls == [256, 1]
+    assert 0.1 < batcher.turn_s < 2.0
+
+
+def test_a_slow_turn_refuses_short_deadlines_early_but_not_for_ever():
+    watch, model = Watch(), Model()
+
+    async def main():
+        batcher = Batcher(model, watch)
+        batcher.turn_s = 1.0
+        told = []
+        for _ in range(30):
+            batcher.submit(("a", request(1)), told.append, deadline=watch.now + 0.2)
+        batcher.submit(("b", request(1)), told.append)
+        await asyncio.sleep(0)
+        return told
+
+    told = asyncio.run(main())
+    refused = [isinstance(answer, DeadlineExceeded) for answer in told]
+    assert refused[:10] == [True] * 10
+    assert refused[-10:] == [False] * 10
+    assert model.calls == [refused.count(False)]

@@ -5,14 +5,15 @@ from datetime import UTC, datetime
 
 from ray.serve.schema import ServeApplicationSchema
 
-from raysaas.records import Arm, Release
+from raysaas.records import Arm, Release, Variant
 from raysaas.serving.config import app_config, configs, release_config, wanted, with_release
 from raysaas.serving.environment import serve_environment
 from raysaas.serving.spec import AppSpec
 
 ONE, TWO = (Arm(version=n, uri=f"/b/{n}", digest=f"d{n}") for n in (1, 2))
 RELEASE = Release(
-    use_case="saas_churn", sequence=3, champion=ONE, challenger=TWO, challenger_share=0.1, actor="me", reason="r",
+    use_case="saas_churn", sequence=3, champion=ONE, variants=(Variant(name="b", arm=TWO, share=0.1),), shadow=ONE,
+    tenants={"acme": TWO}, frozen=True, experiment="3", actor="me", reason="r",
     at=datetime(2026, 1, 1, tzinfo=UTC),
 )  # fmt: skip
 
@@ -36,10 +37,10 @@ def test_entry_names_the_sources_that_take_events_as_serve_gives_them_back(make_
 
 
 def test_release_holds_what_answers_and_nothing_else():
+    one, two = ({"version": n, "uri": f"/b/{n}", "digest": f"d{n}", "features": ""} for n in (1, 2))
     assert release_config(RELEASE) == {
-        "sequence": 3, "challenger_share": 0.1, "shadow": None,
-        "champion": {"version": 1, "uri": "/b/1", "digest": "d1", "features": ""},
-        "challenger": {"version": 2, "uri": "/b/2", "digest": "d2", "features": ""},
+        "sequence": 3, "champion": one, "variants": [{"name": "b", "share": 0.1, **two}], "shadow": one,
+        "tenants": {"acme": two}, "experiment": "3",
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from raysaas.models import bundle
 from raysaas.records import Task
+from raysaas.settings import ExtraFields
 from raysaas.stores.journal import tail
 
 ROW = {"amount": 3.5, "visits": 2, "vip": True, "plan": "pro"}
@@ -77,6 +78,34 @@ def test_bad_request_is_refused_by_name_and_leaves_nothing(make_app, body, statu
     assert journaled(app) == []
 
 
+@pytest.mark.parametrize(
+    ("row", "inputs"),
+    [
+        ({"amount": 1e308}, {"amount": 1e308}),
+        ({"amount": -1.7976931348623157e308}, {"amount": -1.7976931348623157e308}),
+        ({"amount": -0.0}, {"amount": -0.0}), ({"amount": 5e-324}, {"amount": 5e-324}),
+        ({"visits": 2**53 + 1}, {"visits": 2.0**53}), ({"visits": -(2**63)}, {"visits": -(2.0**63)}),
+        ({"visits": 2**64 - 1}, {"visits": 2.0**64}), ({"visits": 3.0}, {"visits": 3.0}),
+        ({"amount": None}, {}), ({"vip": 1}, {"vip": 1.0}),
+        ({"plan": ""}, {"plan": ""}), ({"plan": "é\u202e\u0000\U0001f600"}, {"plan": "é\u202e\u0000\U0001f600"}),
+    ],
+)  # fmt: skip
+def test_what_json_can_say_is_what_is_journaled(make_app, row, inputs):
+    app = make_app()
+    assert app.client("POST", PREDICT, {"instances": [{"visits": 0, **row}]}).status == 200
+    blank = dict.fromkeys(ROW) | {"visits": 0.0}
+    (record,) = journaled(app)
+    assert repr(record["inputs"]) == repr(blank | inputs), "to the sign of a zero"
+
+
+@pytest.mark.parametrize("policy", ["refuse", "ignore"])
+def test_extra_fields_are_refused_or_ignored_as_conf_says(make_app, policy):
+    app = make_app(serve={"extra_fields": ExtraFields(policy)})
+    reply = app.client("POST", PREDICT, {"instances": [ROW | {"colour": "red", "x": {"y": [1]}}]})
+    assert reply.status == (200 if policy == "ignore" else 422)
+    assert [record["inputs"].keys() for record in journaled(app)] == ([ROW.keys()] if policy == "ignore" else [])
+
+
 def test_large_and_odd_values_are_answered(make_app):
     app = make_app()
     row = {"amount": -0.0, "visits": 2**63 - 1, "vip": None, "plan": "プラン\u0000\U0001f600"}
@@ -127,6 +156,20 @@ def test_key_added_and_expired_later_is_noticed(make_app):
     assert journaled(app)[0]["tenant"] == "late"
     app.clock.now += 60
     assert app.client("POST", PREDICT, body, key=key).status == 401
+
+
+def test_without_the_ledger_known_keys_open_and_others_are_asked_to_return(make_app):
+    import sqlite3
+
+    app, body = make_app(), {"instances": [ROW]}
+    with sqlite3.connect(app.spec.storage.ledger_url.removeprefix("sqlite:///")) as ledger:
+        ledger.execute("ALTER TABLE api_keys RENAME TO away")
+    assert app.client("POST", PREDICT, body).status == 200
+    assert app.client("POST", PREDICT, body, key="rs_new").status == 503
+    with sqlite3.connect(app.spec.storage.ledger_url.removeprefix("sqlite:///")) as ledger:
+        ledger.execute("ALTER TABLE away RENAME TO api_keys")
+    app.clock.now += 1
+    assert app.client("POST", PREDICT, body, key="rs_new").status == 401
 
 
 def test_quota_is_per_tenant_and_says_when_to_return(make_app):

@@ -45,7 +45,12 @@ def test_a_champion_keeps_its_rows_while_a_challenger_reads_the_new_ones(make_ap
     kinds = {"amount": "number", "plan": "category"}
     second = {"version": 2, **app.make_bundle(tmp_path / "2", kinds=kinds, seed=1), "features": "h2"}
     app.predictor.release(
-        {"sequence": 3, "champion": champion, "challenger": second, "challenger_share": 1.0, "shadow": second}
+        {
+            "sequence": 3,
+            "champion": champion,
+            "variants": [{"name": "challenger", "share": 1.0, **second}],
+            "shadow": second,
+        }
     )
     assert ask(app).status == 200
     assert decisions(app)[-1]["version"] == 2

@@ -7,6 +7,8 @@ import pytest
 
 from raysaas.errors import CorruptBundle
 from raysaas.models import bundle
+from raysaas.serving.door import Door
+from raysaas.serving.predictor import Predictor
 from raysaas.serving.split import pick
 from raysaas.stores.journal import tail
 
@@ -27,13 +29,14 @@ def second(make_app):
 
 def test_arms_are_sticky_and_each_row_gets_its_own_version(second):
     app, two = second
-    app.predictor.release(release(app, 2, challenger=two, challenger_share=0.5))
+    app.predictor.release(release(app, 2, variants=[{"name": "challenger", "share": 0.5, **two}], experiment="x"))
     entities = [f"e{i}" for i in range(200)]
     rows = [{**ROW, "amount": float(i)} for i in range(200)]
     body = {"instances": rows, "entities": entities}
     first, again = (app.client("POST", "/predict", body).json["decisions"] for _ in range(2))
     assert [d["arm"] for d in first] == [d["arm"] for d in again]
-    assert [d["arm"] for d in first] == [pick(0.5, "shop", "acme", e, "1:2").value for e in entities]
+    names = {0: "challenger", None: "champion"}
+    assert [d["arm"] for d in first] == [names[pick([0.5], "shop", "acme", e, "x")] for e in entities]
     models = {"champion": bundle.load(app.arm["uri"]), "challenger": bundle.load(two["uri"])}
     for decision, row in zip(first, body["instances"], strict=True):
         model = models[decision["arm"]]
@@ -45,6 +48,24 @@ def test_arms_are_sticky_and_each_row_gets_its_own_version(second):
     assert {r["id"]: r["score"] for r in records} == {d["decision_id"]: d["score"] for d in first + again}
 
 
+def test_an_experiment_of_three_keeps_its_arms_over_a_restart_and_a_growing_champion(second):
+    app, two = second
+    three = {"version": 3, **app.make_bundle(app.bundles / "3", seed=9)}
+    variants = [{"name": "b", "share": 0.3, **two}, {"name": "c", "share": 0.4, **three}]
+    app.predictor.release(release(app, 2, variants=variants, experiment="x"))
+    entities = [f"e{i}" for i in range(300)]
+    body = {"instances": [ROW] * 300, "entities": entities}
+    first = app.client("POST", "/predict", body).json["decisions"]
+    assert {(d["arm"], d["model_version"]) for d in first} == {("champion", 1), ("b", 2), ("c", 3)}
+    assert app.predictor.health()["variants"] == {"b": 2, "c": 3}
+    restarted = Predictor(app.spec)
+    restarted.release(release(app, 3, variants=[variants[0], variants[1] | {"share": 0.2}], experiment="x"))
+    again = type(app.client)(Door(restarted), app.client.key)("POST", "/predict", body).json["decisions"]
+    moved = {(a["arm"], b["arm"]) for a, b in zip(first, again, strict=True) if a["arm"] != b["arm"]}
+    assert moved == {("c", "champion")}
+    assert [d["arm"] for d in first].count("c") / 2 == pytest.approx([d["arm"] for d in again].count("c"), abs=25)
+
+
 def test_switch_changes_who_answers_and_back(second):
     app, two = second
     assert app.predictor.health()["sequence"] == 1
@@ -53,7 +74,7 @@ def test_switch_changes_who_answers_and_back(second):
     assert reply.json["decisions"][0]["model_version"] == 2
     app.predictor.release(release(app, 3))
     assert app.predictor.health() | {"pid": 0} == {
-        "status": "ok", "use_case": "shop", "sequence": 3, "champion": 1, "challenger": None, "problem": None, "pid": 0,
+        "status": "ok", "use_case": "shop", "sequence": 3, "champion": 1, "variants": {}, "problem": None, "pid": 0,
     }  # fmt: skip
 
 

@@ -20,37 +20,12 @@ from raysaas.drift.state import report_to_json
 from raysaas.drift.watch import Watch
 from raysaas.records import DriftReport, RetrainOrder
 from raysaas.settings import Drift, Storage
+from raysaas.stores.lease import Lease
 from raysaas.stores.ledger import Ledger
 
-LEASE_S = 30.0
-BEAT_S = 5.0
 HAND_ON_TIMEOUT_S = 120.0
 
 _log = logging.getLogger(__name__)
-
-
-class Lease:
-    """Who polls when two monitors of a use case live for a moment: the last one started, until it stops beating."""
-
-    def __init__(self, ledger: Ledger, use_case: str, owner: str) -> None:
-        self._ledger, self._key, self._owner = ledger, f"drift-lease/{use_case}", owner
-        self._beaten: datetime | None = None
-
-    def held(self, now: datetime) -> bool:
-        """Whether this owner may poll; renews the lease every few seconds."""
-        if self._beaten is None:
-            self._beat(now)
-        lease = self._ledger.get_state(self._key) or {}
-        mine = lease.get("owner") == self._owner
-        age_s = (now - datetime.fromisoformat(lease["beat"])).total_seconds() if lease else LEASE_S
-        if (mine and age_s >= BEAT_S) or (not mine and age_s >= LEASE_S):
-            self._beat(now)
-            return True
-        return mine
-
-    def _beat(self, now: datetime) -> None:
-        self._beaten = now
-        self._ledger.set_state(self._key, {"owner": self._owner, "beat": now.isoformat()})
 
 
 class DriftMonitor:
@@ -71,7 +46,7 @@ class DriftMonitor:
         self._use_case, self._storage, self._on_order = use_case, dict(storage), on_order
         places, self._drift = Storage(**self._storage), Drift(**(drift or {}))
         self._ledger = Ledger(str(places.ledger_url))
-        self._lease = Lease(self._ledger, use_case, f"{os.getpid()}-{os.urandom(4).hex()}")
+        self._lease = Lease(self._ledger, f"drift-lease/{use_case}", f"{os.getpid()}-{os.urandom(4).hex()}")
         hook = self._hand_on if on_order else None
         self._watch = Watch(use_case, str(places.journal), self._ledger, self._drift, hook)
         self._error, self._active, self._stopped = "", False, threading.Event()

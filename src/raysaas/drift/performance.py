@@ -92,13 +92,14 @@ def compare(
         error = float(squares.std() / np.sqrt(len(rows)) / (2 * max(value, _TINY)) / scale)
         return Drop(metric, value, old, (value - old) / scale, error)
     if task is Task.binary:
-        error = _auc_error(value, sum(row.outcome == labels[1] for row in rows), len(rows))
+        error = auc_error(value, sum(row.outcome == labels[1] for row in rows), len(rows))
     else:
         error = float(np.sqrt(value * (1 - value) / len(rows)))
     return Drop(metric, value, old, old - value, error)
 
 
-def _auc_error(area: float, num_positive: int, num_rows: int) -> float:
+def auc_error(area: float, num_positive: int, num_rows: int) -> float:
+    """Standard error of :func:`auc` by Hanley and McNeil."""
     num_negative = num_rows - num_positive
     one, two = area / (2 - area), 2 * area**2 / (1 + area)
     variance = area * (1 - area) + (num_positive - 1) * (one - area**2) + (num_negative - 1) * (two - area**2)

@@ -43,14 +43,16 @@ class Reference:
 class Track:
     """One version under watch: its unfinished windows and the number of the next report.
 
-    ``pending`` maps a decision id to its score, label and time, until the outcome comes. ``since`` is the release's
-    first window. ``baseline`` is the first measured performance, the reference where the bundle names none.
+    ``pending`` maps a decision id to its score, label and time, until the outcome comes, and ``named`` the caller's own
+    key of decisions to their ids. ``since`` is the release's first window. ``baseline`` is the first measured
+    performance, the reference where the bundle names none.
     """
 
     next_window: int = 1
     since: int = 1
     decisions: DecisionWindow | None = None
     pending: dict[str, tuple[float, str | None, str]] = field(default_factory=dict)
+    named: dict[str, list[str]] = field(default_factory=dict)
     matured: list[Matured] = field(default_factory=list)
     matured_span: tuple[str, str] | None = None
     baseline: dict[str, float] = field(default_factory=dict)
@@ -58,13 +60,32 @@ class Track:
     def restart(self) -> None:
         """Forget unfinished windows; numbers go on."""
         self.since, self.decisions, self.pending, self.matured = self.next_window, None, {}, []
-        self.matured_span = None
+        self.named, self.matured_span = {}, None
+
+    def remember(self, record: Mapping[str, Any]) -> None:
+        """Wait for the outcome of a decision."""
+        self.pending[record["id"]] = (float(record["score"]), record.get("label"), record["time"])
+        if record.get("key"):
+            self.named.setdefault(_name(record), []).append(record["id"])
+
+    def trim(self, most: int) -> None:
+        """Wait for no more than ``most`` outcomes, the newest decisions'."""
+        for key in list(self.pending)[: max(len(self.pending) - most, 0)]:
+            del self.pending[key]
+        for name in list(self.named)[: max(len(self.named) - most, 0)]:
+            del self.named[name]
+
+    def decided(self, outcome: Mapping[str, Any]) -> list[str]:
+        """The decisions here that an outcome is of, by id or by key, and that still wait for one."""
+        ids = [str(outcome["decision_id"])] if outcome.get("decision_id") else self.named.pop(_name(outcome), [])
+        return [one for one in ids if one in self.pending]
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         decisions = self.decisions.to_json() if self.decisions else None
         return {"next_window": self.next_window, "since": self.since, "decisions": decisions, "pending": self.pending,
-                "matured": self.matured, "matured_span": self.matured_span, "baseline": self.baseline}  # fmt: skip
+                "named": self.named, "matured": self.matured, "matured_span": self.matured_span,
+                "baseline": self.baseline}  # fmt: skip
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Track":
@@ -73,6 +94,7 @@ class Track:
         span = data["matured_span"]
         return cls(next_window=data["next_window"], since=data["since"], decisions=decisions,
                    pending={key: (row[0], row[1], (*row, "")[2]) for key, row in data["pending"].items()},
+                   named=data.get("named", {}),
                    matured=[Matured(*row) for row in data["matured"]],
                    matured_span=(span[0], span[1]) if span else None, baseline=data["baseline"])  # fmt: skip
 
@@ -114,6 +136,10 @@ def _report_from_json(data: Mapping[str, Any]) -> DriftReport:
     times = {key: datetime.fromisoformat(data[key]) for key in ("started_at", "ended_at")}
     tuples = {key: tuple(data[key]) for key in ("decisions", "cause")}
     return DriftReport(**{**data, **times, **tuples, "severity": Severity(data["severity"])})
+
+
+def _name(record: Mapping[str, Any]) -> str:
+    return json.dumps([record.get("tenant"), record.get("key")])
 
 
 def _sha(data: bytes) -> str:

@@ -102,7 +102,7 @@ class Watch:
 
     def _follow(self, release: Release) -> None:
         self._release = release
-        arms = [arm for arm in (release.champion, release.challenger) if arm]
+        arms = [release.champion, *(variant.arm for variant in release.variants)]
         for arm in arms:
             if arm.version not in self._references:
                 self._references[arm.version] = Reference.read(arm)
@@ -142,9 +142,9 @@ class Watch:
 
     def _fold(self, version: int, reference: Reference, records: list[dict[str, Any]]) -> None:
         track = self.state.tracks.setdefault(version, Track())
-        track.pending |= {r["id"]: (float(r["score"]), r.get("label"), r["time"]) for r in records}
-        for key in list(track.pending)[: max(len(track.pending) - MAX_PENDING, 0)]:
-            del track.pending[key]
+        for record in records:
+            track.remember(record)
+        track.trim(MAX_PENDING)
         while records:
             room = self._drift.window - (track.decisions.num_rows if track.decisions else 0)
             part = DecisionWindow.of(reference.profile, records[:room])
@@ -155,17 +155,17 @@ class Watch:
                 track.decisions = None
 
     def _take_outcome(self, record: Mapping[str, Any]) -> None:
-        key, outcome = str(record.get("decision_id")), str(record.get("label"))
+        outcome, before = str(record.get("label")), self.state.counters["outcomes"]
         for version, reference in self._references.items():
             track = self.state.tracks.get(version)
-            if track and key in track.pending and performance.valid(reference.task, reference.labels, outcome):
-                score, label, moment = track.pending.pop(key)
-                track.matured.append(Matured(score, label, outcome, moment))
-                track.matured_span = ((track.matured_span or (key,))[0], key)
-                self.state.counters["outcomes"] += 1
-                self._finish_outcomes(version, reference, track)
-                return
-        self.state.counters["ignored"] += 1
+            if track and performance.valid(reference.task, reference.labels, outcome):
+                for key in track.decided(record):
+                    score, label, moment = track.pending.pop(key)
+                    track.matured.append(Matured(score, label, outcome, moment))
+                    track.matured_span = ((track.matured_span or (key,))[0], key)
+                    self.state.counters["outcomes"] += 1
+                    self._finish_outcomes(version, reference, track)
+        self.state.counters["ignored"] += self.state.counters["outcomes"] == before
 
     def _finish_outcomes(self, version: int, reference: Reference, track: Track) -> None:
         if len(track.matured) < self._drift.min_outcomes:

@@ -32,7 +32,7 @@ from raysaas.records import Family, Task
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Bundle", "Prediction", "decide", "load", "save"]
+__all__ = ["Bundle", "Prediction", "decide", "load", "read_manifest", "save"]
 
 FORMAT = 1
 MANIFEST, IDENTITY = "manifest.json", "manifest.sha256"
@@ -127,6 +127,11 @@ def load(path: str | Path, digest: str | None = None) -> Bundle:
         encoder=encoder, profile=Profile.from_json(json.loads(files["profile.json"])), manifest=manifest,
         _scorer=scorer, _weights=files.get("weights.safetensors"),
     )  # fmt: skip
+
+
+def read_manifest(path: str | Path, digest: str | None = None) -> Mapping[str, Any]:
+    """The manifest of the bundle at ``path``, verified as by :func:`load`, without its model."""
+    return _verified_manifest(Path(str(path).removeprefix("file://")), digest)[0]
 
 
 def _network_files(network: "nn.Module", encoder: Encoder, task: Task, target: tuple[float, float]) -> dict[str, bytes]:

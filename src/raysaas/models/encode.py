@@ -17,6 +17,7 @@ HOT_LEVELS = 32
 # Below this many rows one broadcast comparison is faster than a search per field.
 SMALL_BATCH = 16
 TAIL = 8.0
+_LOWEST, _HIGHEST = np.array(-LIMIT), np.array(LIMIT)
 
 
 class Encoder:
@@ -80,8 +81,10 @@ class Encoder:
         num_rows = len(columns[self.fields[0].name])
         out = np.zeros((num_rows, self.width), dtype=np.float32)
         if self._numbers:
-            values = np.array([self._number(columns, field.name) for field in self._numbers], dtype=np.float64)
-            self._fill_numbers(values, out)
+            whole = None if self._lookups else getattr(columns, "numbers", None)
+            if whole is None:
+                whole = np.array([self._number(columns, field.name) for field in self._numbers], dtype=np.float64)
+            self._fill_numbers(whole, out)
         if self._categories:
             self._fill_categories(columns, out)
         return out
@@ -118,15 +121,21 @@ class Encoder:
         self._scores = np.zeros((len(fields), longest))
         for i, (knots, scores) in enumerate(lines):
             self._knots[i, : len(knots)], self._scores[i, : len(scores)] = knots, scores
+        # One gather per table and row: tables are flat, and what two neighbours differ by is known.
+        self._first = np.arange(len(fields), dtype=np.intp)[:, None] * longest
         self._last = np.array([[len(knots) - 2] for knots, _ in lines], dtype=np.intp).reshape(-1, 1)
+        self._steps = np.ascontiguousarray(self._knots.T)[:, :, None]
+        with np.errstate(invalid="ignore"):  # behind the last knot
+            self._widths, self._rises = (np.diff(table, append=np.inf) for table in (self._knots, self._scores))
         self._low = np.array([[knots[0]] for knots, _ in lines]).reshape(-1, 1)
         self._high = np.array([[knots[-1]] for knots, _ in lines]).reshape(-1, 1)
         self._median = np.array([[f.median] for f in fields]).reshape(-1, 1)
         # Two values carry one bit: their score says it all.
         self._tails = np.array([i for i, f in enumerate(fields) if len(f.knots) > 2], dtype=np.intp)
         self._tail_scale = np.array([[fields[i].scale] for i in self._tails]).reshape(-1, 1)
+        self._tail_median = self._median[self._tails]
+        self._all_tails = self._tails.size == len(fields)
         self._flags = np.array([i for i, f in enumerate(fields) if f.has_missing], dtype=np.intp)
-        self._line = np.arange(len(fields))[:, None]
 
     def _place_categories(self) -> None:
         offset = len(self._numbers) + self._tails.size + self._flags.size
@@ -147,27 +156,27 @@ class Encoder:
         num_fields = len(values)
         missing = np.isnan(values)
         filled = np.where(missing, self._median, values)
-        out[:, :num_fields] = self._normal_scores(np.clip(filled, self._low, self._high)).T
+        out[:, :num_fields] = self._normal_scores(np.minimum(np.maximum(filled, self._low), self._high)).T
         start = num_fields + self._tails.size
         if self._tails.size:
-            clipped = np.clip(filled[self._tails], -LIMIT, LIMIT)
-            scaled = (clipped - self._median[self._tails]) / self._tail_scale
+            ends = filled if self._all_tails else filled[self._tails]
+            scaled = (np.minimum(np.maximum(ends, _LOWEST), _HIGHEST) - self._tail_median) / self._tail_scale
             size = np.abs(scaled)
-            tail = np.where(size > TAIL, np.copysign(TAIL + np.log1p(np.maximum(size - TAIL, 0)), scaled), scaled)
-            out[:, num_fields:start] = tail.T
+            if (far := size > TAIL).any():
+                scaled = np.where(far, np.copysign(TAIL + np.log1p(np.maximum(size - TAIL, 0)), scaled), scaled)
+            out[:, num_fields:start] = scaled.T
         if self._flags.size:
             out[:, start : start + self._flags.size] = missing[self._flags].T
 
     def _normal_scores(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         if values.shape[1] <= SMALL_BATCH:
-            index = (self._knots[:, None, :] <= values[:, :, None]).sum(axis=2) - 1
+            below = np.add.reduce((self._steps <= values).view(np.uint8), axis=0, dtype=np.intp)
         else:
             found = [np.searchsorted(knots, row, side="right") for knots, row in zip(self._knots, values, strict=True)]
-            index = np.array(found) - 1
-        index = np.minimum(index, self._last)
-        low, high = self._knots[self._line, index], self._knots[self._line, index + 1]
-        start, end = self._scores[self._line, index], self._scores[self._line, index + 1]
-        weighted: NDArray[np.float64] = start + (values - low) / (high - low) * (end - start)
+            below = np.array(found)
+        place = np.minimum(below - 1, self._last) + self._first
+        along = (values - self._knots.take(place)) / self._widths.take(place)
+        weighted: NDArray[np.float64] = self._scores.take(place) + along * self._rises.take(place)
         return weighted
 
     def _fill_categories(self, columns: Columns, out: NDArray[np.float32]) -> None:

@@ -3,9 +3,12 @@
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raysaas.errors import InputError
 from raysaas.models.fields import Array, Columns, Field
@@ -13,6 +16,25 @@ from raysaas.models.fields import Array, Columns, Field
 _NUMBERS: set[type] = {int, float, type(None)}
 _TEXTS: set[type] = {str, type(None)}
 _WORDS = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
+
+
+class Taken(dict[str, Array]):
+    """Columns of instances; ``numbers`` are those that are no categories as one array [fields, n], or None."""
+
+    __slots__ = ("numbers",)
+
+    def __init__(self, columns: Iterable[tuple[str, Array]], numbers: NDArray[np.float64] | None) -> None:
+        super().__init__(columns)
+        self.numbers = numbers
+
+
+def by_row(columns: Columns) -> Iterable[Sequence[Any]]:
+    """The values of each row in the columns' order, as plain Python numbers and strings."""
+    whole = getattr(columns, "numbers", None)
+    if whole is not None and len(whole) == len(columns):
+        rows: list[list[float]] = whole.T.tolist()
+        return rows
+    return zip(*(column.tolist() for column in columns.values()), strict=True)
 
 
 class Parser:
@@ -32,6 +54,8 @@ class Parser:
         self._numbers = [field for field in fields if field.kind != "category"]
         self._whole = [i for i, field in enumerate(self._numbers) if field.kind == "integer"]
         self._bits = [i for i, field in enumerate(self._numbers) if field.kind == "boolean"]
+        self._keys = [field.name for field in self._numbers]
+        self._pick = itemgetter(*self._keys) if len(self._keys) > 1 else None
 
     def __call__(self, instances: Sequence[Mapping[str, Any]], *, refuse_extra: bool) -> Columns:
         """Columns of ``instances``: numbers as float64 with NaN for null, categories as objects of str or None.
@@ -43,8 +67,13 @@ class Parser:
             for index, row in enumerate(rows):
                 if row.get(field.name) is None:
                     raise _wrong(field, index, None, "a value: the field is required")
-        numbers = self._fast_numbers(rows)
-        return {f.name: numbers[f.name] if f.name in numbers else _column(f, rows) for f in self._fields}
+        grid = self._fast_numbers(rows)
+        if grid is None:
+            return {field.name: _column(field, rows) for field in self._fields}
+        if len(self._keys) == len(self._fields):
+            return Taken(zip(self._keys, grid, strict=True), grid)
+        numbers = dict(zip(self._keys, grid, strict=True))
+        return Taken(((f.name, numbers[f.name] if f.name in numbers else _column(f, rows)) for f in self._fields), grid)
 
     def _named(self, row: Mapping[str, Any], index: int, refuse_extra: bool) -> Mapping[str, Any]:
         if not isinstance(row, Mapping):
@@ -67,23 +96,46 @@ class Parser:
         hint = f"did you mean {near[0]!r}?" if near else f"the model takes {_listed(self._names)}."
         return f"Instance {index} has an unknown field {key[:80]!r}: {hint}"
 
-    def _fast_numbers(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Array]:
-        """All number columns in one array when nothing is odd; else nothing, and each field is looked at by itself."""
-        flat = [row.get(field.name) for field in self._numbers for row in rows]
-        if not set(map(type, flat)) <= _NUMBERS:
-            return {}
+    def _fast_numbers(self, rows: Sequence[Mapping[str, Any]]) -> NDArray[np.float64] | None:
+        """All number columns [fields, n] when nothing is odd; else None, and each field is looked at by itself."""
+        flat = self._flat(rows)
+        if not set(map(type, chain.from_iterable(flat))) <= _NUMBERS:
+            return None
         try:
-            grid = np.array(flat, dtype=np.float64).reshape(len(self._numbers), len(rows))
+            grid = np.array(flat, dtype=np.float64).reshape(len(rows), len(self._keys)).T
         except OverflowError:
-            return {}
-        missing = ~np.isfinite(grid)
-        bits, whole = grid[self._bits], grid[self._whole]
+            return None
+        finite = np.isfinite(grid)
         odd = (
-            int(missing.sum()) > flat.count(None)
-            or bool(((whole != np.floor(whole)) & ~missing[self._whole]).any())
-            or bool(((bits != 0) & (bits != 1) & ~missing[self._bits]).any())
+            (not finite.all() and int((~finite).sum()) > sum(row.count(None) for row in flat))
+            or (self._whole and _any_fraction(grid[self._whole], finite[self._whole]))
+            or (self._bits and _any_other(grid[self._bits], finite[self._bits]))
         )
-        return {} if odd else {field.name: column for field, column in zip(self._numbers, grid, strict=True)}
+        return None if odd else grid
+
+    def _flat(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[Any]]:
+        """The number fields of each row, in order."""
+        if self._pick is not None:
+            try:
+                return [self._pick(row) for row in rows]
+            except KeyError:
+                pass  # a field was left out
+        return [[row.get(key) for key in self._keys] for row in rows]
+
+
+def _any_fraction(values: NDArray[np.float64], finite: NDArray[np.bool_]) -> bool:
+    return bool(((values != np.floor(values)) & finite).any())
+
+
+def _any_other(bits: NDArray[np.float64], finite: NDArray[np.bool_]) -> bool:
+    return bool(((bits != 0) & (bits != 1) & finite).any())
+
+
+def as_taken(field: Field, value: Any) -> float | str | None:
+    """One JSON value that is not null as the model takes it; None when it takes no such value."""
+    if field.kind == "category":
+        return _level(field, value)
+    return _boolean(field, value) if field.kind == "boolean" else _number(field, value)
 
 
 def _column(field: Field, rows: Sequence[Mapping[str, Any]]) -> Array:

@@ -1,16 +1,18 @@
 """Changing which versions answer: the change is recorded in the ledger first, then applied to Serve.
 
-The ledger is the truth. A process killed between the two steps leaves a recorded release that :func:`reconcile`
-applies; a version that Serve refuses for good (a corrupt bundle) is taken back by one more release.
+The ledger is the truth. A process killed between the two leaves a recorded release that :func:`reconcile` applies; a
+version that Serve refuses for good (a corrupt bundle) is taken back by one more release. What the next release is, is
+said in ``steps``.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from raysaas.errors import InputError, NotFound, Terminal, Unavailable
+from raysaas.errors import Frozen, NotFound, Terminal, Unavailable
 from raysaas.records import Arm, Release
+from raysaas.release import steps
+from raysaas.release.steps import By
 from raysaas.stores.ledger import Ledger
 
 Apply = Callable[[Release], None]
@@ -18,128 +20,125 @@ Apply = Callable[[Release], None]
 
 def promote(
     ledger: Ledger, use_case: str, candidate: Arm, apply: Apply, *, actor: str, reason: str, now: datetime,
-    since: int | None = None,
+    since: int | None = None, tenant: str | None = None,
 ) -> Release:  # fmt: skip
-    """Make ``candidate`` the champion; challenger and shadow leave.
+    """Make ``candidate`` the champion; variants and shadow leave. With ``tenant`` it answers that tenant alone.
 
     An automatic release says the sequence ``since`` which its work began (0: none yet). Somebody who released meanwhile
     knew better: that release stays, and is returned.
 
     Promoting the version that answers alone already records nothing and only applies it again. Raises ``Unavailable``
     when somebody else released at the same time, and whatever ``apply`` raises; after a ``Terminal`` error the previous
-    champion is back.
+    release is back.
     """
-    current = ledger.release(use_case)
-    release = Release(
-        use_case=use_case, sequence=_next(current), champion=candidate, actor=actor, reason=reason, at=now
-    )
-    moved = current is not None and current.sequence != since and _arms(current) != _arms(release)
-    if current is not None and since is not None and moved:
+    by = By(actor=actor, reason=reason, at=now)
+    if tenant is not None:
+        return _change(ledger, steps.promote_tenant(_current(ledger, use_case), tenant, candidate, by), apply)
+    release = steps.promote(ledger.release(use_case), use_case, candidate, by)
+    return release_since(ledger, release, apply, since)
+
+
+def release_since(ledger: Ledger, release: Release, apply: Apply, since: int | None) -> Release:
+    """Record and apply ``release``, unless somebody released after the sequence ``since``: then theirs is returned."""
+    current = ledger.release(release.use_case)
+    changed = current is not None and steps.answering(current) != steps.answering(release)
+    if current is not None and since is not None and current.sequence != since and changed:
         return current
     try:
-        return _change(ledger, current, release, apply)
+        return _change(ledger, release, apply)
     except Unavailable:
-        newest = ledger.release(use_case)
+        newest = ledger.release(release.use_case)
         if since is None or newest is None or newest in (current, release):
             raise
         return newest
 
 
 def rollback(
-    ledger: Ledger, use_case: str, apply: Apply, *, actor: str, reason: str, now: datetime,
+    ledger: Ledger, use_case: str, apply: Apply, *, actor: str, reason: str, now: datetime, tenant: str | None = None,
 ) -> Release:  # fmt: skip
-    """Undo the latest step: a running challenger or shadow leaves, else the champion before this one is back.
+    """Undo the latest step: running variants or a shadow leave, else the champion before this one is back.
 
-    Raises ``NotFound`` when there is nothing to go back to.
+    With ``tenant`` that tenant gets what it had before. Raises ``NotFound`` when there is nothing to go back to.
     """
-    current = _current(ledger, use_case)
-    if current.challenger or current.shadow:
-        champion = current.champion
-    else:
-        line = champions(ledger.releases(use_case))
-        if len(line) < 2:
-            raise NotFound(f"{use_case} has no earlier champion than version {current.champion.version}: promote one.")
-        champion = line[-2]
-    release = _alone(current, champion, actor, reason, now)
-    return _change(ledger, current, release, apply)
+    _current(ledger, use_case)
+    history, by = ledger.releases(use_case), By(actor=actor, reason=reason, at=now)
+    release = steps.rollback_tenant(history, tenant, by) if tenant is not None else steps.rollback(history, by)
+    return _change(ledger, release, apply)
 
 
 def start_canary(
     ledger: Ledger, use_case: str, challenger: Arm, share: float, apply: Apply, *,
-    actor: str, reason: str, now: datetime,
+    actor: str, reason: str, now: datetime, since: int | None = None,
 ) -> Release:  # fmt: skip
-    """Let ``challenger`` answer ``share`` (over 0, under 1) of the traffic; call again to change the share."""
-    if not (math.isfinite(share) and 0 < share < 1):
-        raise InputError(f"challenger_share={share!r} is not allowed: expected a share between 0 and 1.")
-    current = _current(ledger, use_case)
-    release = replace(
-        _alone(current, current.champion, actor, reason, now), challenger=challenger, challenger_share=share
-    )
-    return _change(ledger, current, release, apply)
+    """Let ``challenger`` answer ``share`` of the traffic; call again to change the share. ``since`` as in promote."""
+    by = By(actor=actor, reason=reason, at=now)
+    return release_since(ledger, steps.canary(_current(ledger, use_case), challenger, share, by), apply, since)
 
 
 def start_shadow(
-    ledger: Ledger, use_case: str, shadow: Arm, apply: Apply, *, actor: str, reason: str, now: datetime,
+    ledger: Ledger, use_case: str, shadow: Arm, apply: Apply, *,
+    actor: str, reason: str, now: datetime, since: int | None = None,
 ) -> Release:  # fmt: skip
-    """Let ``shadow`` see all requests and answer none."""
-    current = _current(ledger, use_case)
-    release = replace(_alone(current, current.champion, actor, reason, now), shadow=shadow)
-    return _change(ledger, current, release, apply)
+    """Let ``shadow`` see all requests and answer none. ``since`` as in promote."""
+    by = By(actor=actor, reason=reason, at=now)
+    return release_since(ledger, steps.shadow(_current(ledger, use_case), shadow, by), apply, since)
 
 
-def reconcile(ledger: Ledger, use_case: str, apply: Apply) -> Release | None:
-    """Bring Serve to the recorded release, after a crash or a restart; None when nothing was released yet."""
-    release = ledger.release(use_case)
-    if release is not None:
-        apply(release)
+def start_ab(
+    ledger: Ledger, use_case: str, variants: Mapping[str, tuple[Arm, float]], apply: Apply, *,
+    actor: str, reason: str, now: datetime,
+) -> Release:  # fmt: skip
+    """Let each named variant answer its share of the traffic, and the champion the rest."""
+    by = By(actor=actor, reason=reason, at=now)
+    return _change(ledger, steps.ab(_current(ledger, use_case), variants, by), apply)
+
+
+def freeze(
+    ledger: Ledger, use_case: str, apply: Apply, *, actor: str, reason: str, now: datetime, frozen: bool = True,
+) -> Release:  # fmt: skip
+    """Let nothing change, by nobody, until it is unfrozen (``frozen=False``)."""
+    by = By(actor=actor, reason=reason, at=now)
+    return _change(ledger, steps.freeze(_current(ledger, use_case), by, frozen=frozen), apply)
+
+
+def reconcile(ledger: Ledger, use_case: str, apply: Apply, *, now: datetime) -> Release | None:
+    """Bring Serve to the recorded release, after a crash or a restart; None when nothing was released yet.
+
+    One that Serve refuses for good is taken back, as it would have been by whoever recorded it.
+    """
+    latest = ledger.releases(use_case, 2)
+    if latest:
+        _apply(ledger, replace(latest[0], at=now), latest[1] if len(latest) > 1 else None, apply)
+    return ledger.release(use_case)
+
+
+def _change(ledger: Ledger, release: Release, apply: Apply) -> Release:
+    current = ledger.release(release.use_case)
+    if current is not None and steps.answering(current) == steps.answering(release):
+        apply(current)
+        return current
+    if current is not None and current.frozen and release.frozen:
+        raise Frozen(
+            f"{current.use_case} is frozen since {current.at:%Y-%m-%d %H:%M} UTC by {current.actor} "
+            f"({current.reason}): `raysaas unfreeze {current.use_case}` first."
+        )
+    ledger.set_release(release)
+    _apply(ledger, release, current, apply)
     return release
 
 
-def champions(releases: Sequence[Release]) -> list[Arm]:
-    """The line of champions, oldest first, that roll-backs walk down; ``releases`` are newest first, as the ledger's.
-
-    Going back to the champion before takes the later one off the line, so two roll-backs go back two champions.
-    """
-    line: list[Arm] = []
-    for release in reversed(releases):
-        champion = release.champion
-        if len(line) > 1 and line[-2].digest == champion.digest:
-            line.pop()
-        elif not line or line[-1].digest != champion.digest:
-            line.append(champion)
-    return line
-
-
-def _change(ledger: Ledger, current: Release | None, release: Release, apply: Apply) -> Release:
-    if current is not None and _arms(current) == _arms(release):
-        apply(current)
-        return current
-    ledger.set_release(release)
+def _apply(ledger: Ledger, release: Release, before: Release | None, apply: Apply) -> None:
+    """Bring Serve to ``release``; after a refusal for good ``before`` is recorded again, and the refusal raised."""
     try:
         apply(release)
     except Terminal as error:
-        if current is None:
+        if before is None:
             raise
-        back = replace(current, sequence=release.sequence + 1, at=release.at, actor=release.actor,
+        back = replace(before, sequence=release.sequence + 1, at=release.at, actor=release.actor,
                        reason=f"Release {release.sequence} was refused: {error}")  # fmt: skip
         ledger.set_release(back)
         apply(back)
         raise
-    return release
-
-
-def _alone(current: Release, champion: Arm, actor: str, reason: str, now: datetime) -> Release:
-    return Release(
-        use_case=current.use_case, sequence=_next(current), champion=champion, actor=actor, reason=reason, at=now
-    )
-
-
-def _arms(release: Release) -> tuple[Arm, Arm | None, Arm | None, float]:
-    return release.champion, release.challenger, release.shadow, release.challenger_share
-
-
-def _next(current: Release | None) -> int:
-    return current.sequence + 1 if current else 1
 
 
 def _current(ledger: Ledger, use_case: str) -> Release:

@@ -1,8 +1,9 @@
 """Whether a challenger may take over: guard-rails, and a sequential test to look at as often as wanted; pure.
 
-The test is betting on paired losses: wealth that starts at 1 and is multiplied by ``1 + bet * difference`` is a
-non-negative supermartingale when the challenger is no better, so by Ville's inequality it ever reaches ``1 / alpha``
-with chance at most ``alpha``. It holds at every sample size, assumes no variance, and its state is a few numbers.
+The test is betting on differences (``blocks`` says of what): wealth that starts at 1 and is multiplied by
+``1 + bet * difference`` is a non-negative supermartingale when the challenger is no better, so by Ville's inequality it
+ever reaches ``1 / alpha`` with chance at most ``alpha``. It holds at every sample size, assumes no variance, and its
+state is a few numbers.
 
 References
 ----------
@@ -15,8 +16,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from raysaas.errors import InputError
+from raysaas.settings import Unproven
 
-MAX_BET = 0.5
+MAX_BET = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,14 @@ class GuardRail:
         """Whether enough was seen and the limit is passed; a value that is not a number counts as passed."""
         return self.num_seen >= self.min_seen and not self.value <= self.limit
 
+    def told(self) -> str:
+        """What was measured, in words."""
+        return f"{self.name} is {self.value:.4g}, above {self.limit:.4g} after {self.num_seen}."
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What paired outcomes say so far. A difference is champion loss minus challenger loss, from -1 to 1.
+    """What outcomes say so far. A difference is how much better the challenger did, from -1 to 1.
 
     ``log_better`` and ``log_worse`` are log wealths against "the challenger is no better" and "... no worse".
 
@@ -92,7 +98,7 @@ class Evidence:
         return Evidence(n, total, squares, better, worse, top_better, top_worse)
 
     def mean(self) -> float:
-        """How much smaller the challenger's loss is per pair; 0 before the first pair."""
+        """How much better the challenger did on average; 0 before the first difference."""
         return self.total / self.num_pairs if self.num_pairs else 0.0
 
     def to_json(self) -> dict[str, float]:
@@ -108,28 +114,29 @@ def _bet(n: int, total: float, squares: float) -> float:
 
 
 def decide(
-    evidence: Evidence, guard_rails: Sequence[GuardRail] = (), *, alpha: float = 0.05, min_pairs: int = 50,
-    max_pairs: int = 20_000,
+    evidence: Evidence, guard_rails: Sequence[GuardRail] = (), *, alpha: float = 0.05, num_outcomes: int | None = None,
+    max_outcomes: int = 20_000, unproven: Unproven = Unproven.roll_back,
 ) -> Verdict:  # fmt: skip
     """Promote, RollBack or Continue, callable as often as wanted.
 
     Parameters
     ----------
-    evidence : paired outcomes so far.
+    evidence : what outcomes say so far.
     guard_rails : any broken one rolls back at once.
-    alpha : chance, over a whole release, of a verdict between equal versions; half of it goes to each side.
-    min_pairs, max_pairs : no verdict before, and a roll-back after this many pairs without proof.
+    alpha : chance, over a whole release, of a proof between equal versions; half of it goes to each side.
+    num_outcomes : of the challenger so far; by default the number of differences.
+    max_outcomes, unproven : what happens after this many outcomes without proof.
     """
     for rail in guard_rails:
         if rail.broken():
-            return RollBack(f"{rail.name} is {rail.value:g}, over its limit of {rail.limit:g} after {rail.num_seen}.")
-    n, gain, bar = evidence.num_pairs, evidence.mean(), math.log(2 / alpha)
-    if n < min_pairs:
-        return Continue(f"{n} of at least {min_pairs} pairs.")
+            return RollBack(rail.told())
+    seen = evidence.num_pairs if num_outcomes is None else num_outcomes
+    gain, bar = evidence.mean(), math.log(2 / alpha)
     if evidence.peak_worse >= bar and gain < 0:
-        return RollBack(f"The challenger's loss is {-gain:.4f} higher over {n} pairs (alpha {alpha:g}).")
+        return RollBack(f"The challenger is worse by {-gain:.4f} after {seen} outcomes (alpha {alpha:g}).")
     if evidence.peak_better >= bar and gain > 0:
-        return Promote(f"The challenger's loss is {gain:.4f} lower over {n} pairs (alpha {alpha:g}).")
-    if n >= max_pairs:
-        return RollBack(f"The challenger proved no better in {n} pairs.")
-    return Continue(f"Gain {gain:+.4f} over {n} pairs proves nothing yet.")
+        return Promote(f"The challenger is better by {gain:.4f} after {seen} outcomes (alpha {alpha:g}).")
+    if seen >= max_outcomes:
+        told = f"The challenger proved neither better nor worse in {seen} outcomes ({gain:+.4f})."
+        return Promote(told) if unproven is Unproven.promote else RollBack(told)
+    return Continue(f"{gain:+.4f} after {seen} outcomes proves nothing yet.")

@@ -1,42 +1,50 @@
 """Reading a request body from ASGI without ever holding more than the limit."""
 
+import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from raysaas.errors import PayloadTooLarge, Terminal
+from raysaas.errors import PayloadTooLarge, Terminal, TooSlow
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+TIMEOUT_S = 30.0
+_WINDOWS = {"gzip": 31, "deflate": 15}  # what zlib calls the two formats
 
 
 class Disconnected(Exception):
     """The client left before its request was complete; nobody is there to answer."""
 
 
-async def read_body(receive: Receive, length: bytes, encoding: bytes, limit: int) -> bytes:
-    """Return the body, decompressed when ``encoding`` is gzip.
+async def read_body(
+    receive: Receive, length: bytes, encoding: bytes, limit: int, timeout_s: float = TIMEOUT_S
+) -> bytes:
+    """Return the body, decompressed when ``encoding`` is gzip or deflate.
 
     Raises
     ------
     PayloadTooLarge
         ``length`` (the Content-Length header) or what came so far, packed or unpacked, is over ``limit`` bytes.
+    TooSlow
+        It is not all there after ``timeout_s``: whoever sends a byte now and then must not hold a place for long.
     """
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body") or message["type"] != "http.request":
-        body = await _read_rest(receive, message, limit)
-    if len(body) > limit:
-        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await _read(receive, limit)
+    except TimeoutError:
+        raise TooSlow(f"The body did not arrive within {timeout_s:g} s.") from None
     return _unpack(body, encoding, limit) if encoding else body
 
 
-async def _read_rest(receive: Receive, message: MutableMapping[str, Any], limit: int) -> bytes:
+async def _read(receive: Receive, limit: int) -> bytes:
     body = bytearray()
     while True:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
         body += message.get("body", b"")
@@ -44,24 +52,23 @@ async def _read_rest(receive: Receive, message: MutableMapping[str, Any], limit:
             raise _too_large(limit)
         if not message.get("more_body"):
             return bytes(body)
-        message = await receive()
 
 
 def _unpack(body: bytes, encoding: bytes, limit: int) -> bytes:
-    name = encoding.strip().lower()
-    if name == b"identity":
+    name = encoding.strip().lower().decode("latin-1")
+    if name == "identity":
         return body
-    if name != b"gzip":
-        raise Terminal(f"Content-Encoding {encoding.decode('latin-1')[:40]!r} is not supported: send gzip or identity.")
-    unpacker = zlib.decompressobj(wbits=31)
+    if name not in _WINDOWS:
+        raise Terminal("The Content-Encoding is not supported: send gzip, deflate or identity.")
+    unpacker = zlib.decompressobj(wbits=_WINDOWS[name])
     try:
         unpacked = unpacker.decompress(body, limit + 1)
     except zlib.error:
-        raise Terminal("The body is not valid gzip.") from None
+        raise Terminal(f"The body is not valid {name}.") from None
     if len(unpacked) > limit:
         raise _too_large(limit)
-    if not unpacker.eof:
-        raise Terminal("The gzip body is incomplete.")
+    if not unpacker.eof or unpacker.unused_data:
+        raise Terminal(f"The {name} body is incomplete, or more follows it.")
     return unpacked
 
 

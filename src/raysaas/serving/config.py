@@ -5,8 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 from raysaas.records import Release
+from raysaas.serving.contract import feature_columns
 from raysaas.serving.spec import DEPLOYMENT, AppSpec, EventSource
-from raysaas.settings import Settings
+from raysaas.settings import OnContract, Settings
 from raysaas.stores.online import online_ttls, online_views
 
 
@@ -22,23 +23,26 @@ def app_config(settings: Settings, release: Release, import_path: str) -> dict[s
         views=tuple(online_views(use_case)),
         ttls_s=online_ttls(use_case),
         events={name: EventSource.of(source) for name, source in use_case.sources.items() if source.events},
+        contract=feature_columns(use_case) if settings.serve.contract is OnContract.refuse else {},
     )
     return {
         "name": use_case.name,
         "route_prefix": f"/{use_case.name}",
         "import_path": import_path,
-        "args": spec.to_dict() | {"drift": asdict(settings.drift)},
+        "args": spec.to_dict() | {"drift": asdict(settings.drift), "release": asdict(settings.release)},
         "deployments": [{"name": DEPLOYMENT, "user_config": release_config(release)}],
     }
 
 
 def release_config(release: Release) -> dict[str, Any]:
     """What of a release the replicas need: the application's ``user_config``."""
-    arms = {name: getattr(release, name) for name in ("champion", "challenger", "shadow")}
     return {
         "sequence": release.sequence,
-        "challenger_share": release.challenger_share,
-        **{name: asdict(arm) if arm else None for name, arm in arms.items()},
+        "champion": asdict(release.champion),
+        "variants": [{"name": one.name, "share": one.share, **asdict(one.arm)} for one in release.variants],
+        "shadow": asdict(release.shadow) if release.shadow else None,
+        "tenants": {tenant: asdict(arm) for tenant, arm in release.tenants.items()},
+        "experiment": release.experiment,
     }
 
 

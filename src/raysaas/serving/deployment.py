@@ -6,6 +6,7 @@ the running replicas as a message; anything else replaces them.
 """
 
 import fcntl
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -99,6 +100,8 @@ class Deployments:
             if use_case not in deployed:
                 raise NotFound(f"{use_case} is not deployed; deployed are: {', '.join(deployed) or 'none'}.")
             before = _deployed_at(details, use_case)
+            if _sleeps(details["applications"][use_case]):  # a replica that answers can refuse what is broken
+                self._await(use_case, -math.inf, wanted(deployed[use_case]), timeout_s)
             self._put(deployed | {use_case: with_release(deployed[use_case], user_config)})
             try:
                 self._await(use_case, before, user_config, timeout_s)
@@ -128,9 +131,10 @@ class Deployments:
 
     def _replicas(self, details: Mapping[str, Any], use_case: str) -> list[dict[str, Any]]:
         # Serve does not tell the replicas' ports: a new connection each time makes the proxy go round them.
-        expected = _pids(details["applications"].get(use_case))
+        app = details["applications"].get(use_case)
+        expected = _pids(app)
         found: dict[int, dict[str, Any]] = {}
-        for _ in range(_ROUNDS * len(expected)):
+        for _ in range(_ROUNDS * len(expected) or _sleeps(app)):  # asking makes Serve start a first one
             with suppress(httpx.HTTPError, ValueError, TypeError, KeyError):
                 answer = httpx.get(f"{self._url}/{use_case}/health", timeout=5.0).json()
                 found[answer["pid"]] = answer
@@ -187,6 +191,11 @@ def _pids(app: Mapping[str, Any] | None) -> set[int]:
         for replica in deployment["replicas"]
         if replica["state"] == "RUNNING"
     }
+
+
+def _sleeps(app: Mapping[str, Any] | None) -> bool:
+    """Whether an application has no replica because nobody asks it."""
+    return app is not None and app["status"] == "RUNNING" and not _pids(app)
 
 
 def _deployed_at(details: Mapping[str, Any], name: str) -> float:

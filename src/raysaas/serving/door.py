@@ -6,6 +6,7 @@ Protocol's liveness checks, which say nothing of any tenant.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
@@ -16,12 +17,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from raysaas.errors import RaysaasError
+from raysaas.errors import DeadlineExceeded, InputError, RaysaasError
 from raysaas.serving import oip
+from raysaas.serving.batch import Decisions
 from raysaas.serving.body import Disconnected, Receive, Scope, Send, read_body
 from raysaas.serving.openapi import describe
 from raysaas.serving.predictor import Predictor
-from raysaas.serving.protocol import JSON, PROBLEM_JSON, problem, problem_body, with_error
+from raysaas.serving.protocol import JSON, PROBLEM_JSON, decisions_body, problem, problem_body, with_error
 from raysaas.serving.spec import AppSpec
 from raysaas.stores.online import OnlineStore
 from raysaas.tenancy.keys import Access
@@ -32,6 +34,12 @@ logger = logging.getLogger(__name__)
 _CSP = b"default-src 'self'; img-src data:; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'"
 _EVENTS = "/events/"
 _INFERENCE = "/v2/"  # of the Open Inference Protocol
+_PREDICT = "/predict"
+_TIMEOUT = b"x-request-timeout-ms"
+
+Headers = Sequence[tuple[bytes, bytes]]
+Act = Callable[[Access, bytes, float], Awaitable[bytes]]  # the last is the deadline, on the clock of time.monotonic
+_MODELS = "/v2/models/"
 
 
 class Answer(NamedTuple):
@@ -55,12 +63,12 @@ class Door:
         self.predictor, self._record, self._close = predictor, record, close
         self._by_entity = False
         name = predictor.spec.use_case
-        self._post: Mapping[str, tuple[str, Callable[[Access, bytes], Awaitable[bytes]]]] = {
-            "/predict": ("predict", predictor.predict),
-            "/feedback": ("feedback", predictor.feedback),
-            f"/v2/models/{name}/infer": ("predict", lambda access, body: oip.infer(predictor, access, body)),
-            **{f"{_EVENTS}{source}": ("events", take) for source, take in predictor.events.routes()},
+        self._post: Mapping[str, tuple[str, Act]] = {
+            _PREDICT: ("predict", predictor.predict),
+            "/feedback": ("feedback", _undated(predictor.feedback)),
+            **{f"{_EVENTS}{source}": ("events", _undated(take)) for source, take in predictor.events.routes()},
         }
+        self._infer = f"{_MODELS}{name}/infer"
         self._get: Mapping[str, tuple[str | None, Callable[[], Answer]]] = {
             # Relative to where the client is, so that a proxy may put more in front of the prefix.
             "": (None, lambda: _moved(f"{name}/docs")),
@@ -84,17 +92,10 @@ class Door:
         started = time.perf_counter()
         try:
             status, kind, body, extra = await self._answer(scope, receive)
-        except RaysaasError as error:
-            if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                logger.error("Request failed: %s", error)
-            (status, body, extra), kind = problem(error), PROBLEM_JSON
         except Disconnected:
             return
         except Exception as error:  # noqa: BLE001 - the last line of defence: nothing internal may leak
-            # The type and place only: a message may repeat feature values.
-            logger.error("Bug in a request: %s at %s", type(error).__name__, _place(error))
-            detail = "This is a bug; the operator can find it in the log."
-            status, kind, body, extra = _refusal(500, "internal", detail)
+            status, kind, body, extra = _refused(error)
         if kind is PROBLEM_JSON and f"{_path(scope)}/".startswith(_INFERENCE):
             body = with_error(body)
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *extra]
@@ -102,25 +103,56 @@ class Door:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
         self._record(status, time.perf_counter() - started)
 
+    def predict(self, headers: Headers, body: bytes, answer: Callable[[Answer], None]) -> bool:
+        """``POST /predict`` of which all is there, without ASGI's cost: ``answer`` is called once, now or in a moment.
+
+        False, and nothing was done, for the few that need more: packed bodies, and those over the limit.
+        """
+        started = time.perf_counter()
+        authorization = timeout = b""
+        for name, value in headers:
+            if name == b"authorization":
+                authorization = value
+            elif name == _TIMEOUT:
+                timeout = value
+            elif name == b"content-encoding":
+                return False
+        if len(body) > self.predictor.spec.serve.max_body_bytes:
+            return False
+
+        def done(result: Decisions | Exception) -> None:
+            reply = _refused(result) if isinstance(result, Exception) else Answer(200, JSON, decisions_body(result))
+            answer(reply)
+            self._record(reply.status, time.perf_counter() - started)
+
+        try:
+            access = self.predictor.gate.admit(authorization, "predict")
+            self.predictor.submit(access, body, _deadline(timeout), done)
+        except Exception as error:  # noqa: BLE001 - as in __call__
+            done(error)
+        return True
+
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         path, method = _path(scope), scope["method"]
-        if method == "POST" and path in self._post:
+        if path.startswith(_MODELS):
+            path = oip.unversioned(path, self.predictor)
+        if method == "POST" and (path in self._post or path == self._infer):
             return await self._act(path, scope, receive)
         if method in ("GET", "HEAD") and path in self._get:
             need, show = self._get[path]
             if need:
                 self.predictor.gate.admit(dict(scope["headers"]).get(b"authorization", b""), need)
             return await asyncio.to_thread(show)
-        if path in self._post or path in self._get:
-            detail = f"{method} is not allowed here: expected {'POST' if path in self._post else 'GET'}."
-            return _refusal(405, "method-not-allowed", detail)
+        if path in self._post or path in self._get or path == self._infer:
+            expected = "GET" if path in self._get else "POST"
+            return _refusal(405, "method-not-allowed", f"{method} is not allowed here: expected {expected}.", expected)
         if path.startswith(_EVENTS):
             return _refusal(404, "not-found", self.predictor.events.unknown())
         return _refusal(404, "not-found", "There is no such route. GET docs lists those of this use case.")
 
     async def _act(self, path: str, scope: Scope, receive: Receive) -> Answer:
-        need, act = self._post[path]
-        authorization = length = encoding = b""
+        need, act = self._post.get(path, ("predict", None))
+        authorization = length = encoding = header = timeout = b""
         for name, value in scope["headers"]:
             if name == b"authorization":
                 authorization = value
@@ -128,9 +160,16 @@ class Door:
                 length = value
             elif name == b"content-encoding":
                 encoding = value
+            elif name == oip.HEADER:
+                header = value
+            elif name == _TIMEOUT:
+                timeout = value
         access = self.predictor.gate.admit(authorization, need)
+        deadline = _deadline(timeout)
         body = await read_body(receive, length, encoding, self.predictor.spec.serve.max_body_bytes)
-        return Answer(202 if path.startswith(_EVENTS) else 200, JSON, await act(access, body))
+        if act is None:
+            return Answer(200, *await oip.infer(self.predictor, access, body, header, deadline))
+        return Answer(202 if path.startswith(_EVENTS) else 200, JSON, await act(access, body, deadline))
 
     async def _not_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -155,7 +194,8 @@ class Door:
         spec = self.predictor.spec
         # Counting takes a moment once there are rows, so it is done until there are.
         self._by_entity = self._by_entity or _any_online(spec)
-        return _json(describe(spec, self.predictor.answering.champion.bundle, self._by_entity))
+        champion = self.predictor.answering.champion
+        return _json(describe(spec, champion.bundle, self._by_entity, champion.number))
 
     def _docs(self) -> Answer:
         page = files("raysaas.serving").joinpath("docs.html").read_bytes()
@@ -170,12 +210,43 @@ def _json(value: Any, status: int = 200) -> Answer:
     return Answer(status, JSON, orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
 
 
+def _undated(act: Callable[[Access, bytes], Awaitable[bytes]]) -> Act:
+    """``act`` for requests that are over as soon as they begin."""
+    return lambda access, body, deadline: act(access, body)
+
+
+def _deadline(timeout: bytes) -> float:
+    """When a request must be answered that came now with this ``X-Request-Timeout-Ms``."""
+    if not timeout:
+        return math.inf
+    try:
+        milliseconds = float(timeout)
+    except ValueError:
+        milliseconds = math.nan
+    if not milliseconds >= 0:
+        raise InputError("X-Request-Timeout-Ms must be a number of milliseconds, such as 250.")
+    return time.monotonic() + milliseconds / 1000.0
+
+
+def _refused(error: Exception) -> Answer:
+    """What the client is told of ``error``; the log hears of those that are not the client's own."""
+    if not isinstance(error, RaysaasError):
+        # The type and place only: a message may repeat feature values.
+        logger.error("Bug in a request: %s at %s", type(error).__name__, _place(error))
+        return _refusal(500, "internal", "This is a bug; the operator can find it in the log.")
+    if error.http_status >= HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(error, DeadlineExceeded):
+        logger.error("Request failed: %s", error)
+    status, body, extra = problem(error)
+    return Answer(status, PROBLEM_JSON, body, extra)
+
+
 def _moved(location: str) -> Answer:
     return Answer(307, b"text/plain; charset=utf-8", b"", [(b"location", location.encode())])
 
 
-def _refusal(status: int, slug: str, detail: str) -> Answer:
-    return Answer(status, PROBLEM_JSON, problem_body(status, slug, detail))
+def _refusal(status: int, slug: str, detail: str, allow: str = "") -> Answer:
+    headers = [(b"allow", allow.encode())] if allow else []
+    return Answer(status, PROBLEM_JSON, problem_body(status, slug, detail), headers)
 
 
 def _path(scope: Scope) -> str:

@@ -5,6 +5,7 @@ A Ray metric costs about 10 us a call, as much as the model; a list increment co
 
 from bisect import bisect_left
 from collections import Counter as Tally
+from collections.abc import Mapping
 
 from ray.util.metrics import Counter
 
@@ -19,7 +20,11 @@ class Meter:
         self._buckets = [0] * (len(BOUNDS_MS) + 1)
         self._statuses: Tally[int] = Tally()
         self._sent_buckets, self._sent_statuses = list(self._buckets), Tally(self._statuses)
+        self._sent_bundles: Tally[str] = Tally()
         keys = ("use_case",)
+        self._bundles = Counter(
+            "raysaas_tenant_models", "Versions of tenants: loaded, evicted, refused.", (*keys, "event")
+        )
         self._requests = Counter("raysaas_requests", "Answered requests by status.", (*keys, "status"))
         self._latency = Counter(
             "raysaas_request_latency_bucket", "Requests at most `le` ms, cumulative.", (*keys, "le")
@@ -30,8 +35,11 @@ class Meter:
         self._buckets[bisect_left(BOUNDS_MS, seconds * 1000.0)] += 1
         self._statuses[status] += 1
 
-    def flush(self) -> None:
-        """Hand what came since the last call to Ray's metrics."""
+    def flush(self, bundles: Mapping[str, int]) -> None:
+        """Hand what came since the last call to Ray's metrics; ``bundles`` counts what became of tenants' versions."""
+        for event, num in (Tally(bundles) - self._sent_bundles).items():
+            self._bundles.inc(num, self._tags | {"event": event})
+        self._sent_bundles = Tally(bundles)
         statuses, buckets = Tally(self._statuses), list(self._buckets)
         for status, num in (statuses - self._sent_statuses).items():
             self._requests.inc(num, self._tags | {"status": str(status)})

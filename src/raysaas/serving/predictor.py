@@ -4,12 +4,13 @@ Everything here is synchronous and short (a tenth of a millisecond for one row),
 loop; what can be slow (loading a bundle) runs in a thread and swaps in a finished object.
 """
 
+import asyncio
 import math
 import os
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -18,16 +19,20 @@ import orjson
 
 from raysaas.errors import CorruptBundle, Unavailable
 from raysaas.models.bundle import Bundle, Prediction
+from raysaas.models.instances import by_row
 from raysaas.records import Task
-from raysaas.serving.batch import Batcher, Decisions, Job
+from raysaas.serving.arm_stats import ArmStats
+from raysaas.serving.batch import Batcher, Decisions, Done, Job
+from raysaas.serving.contract import Contract
 from raysaas.serving.events import Events
 from raysaas.serving.gate import Gate
 from raysaas.serving.lookup import Looked, Lookup
-from raysaas.serving.outcomes import outcome_records
-from raysaas.serving.protocol import PredictRequest, parse_feedback, parse_predict
+from raysaas.serving.outcomes import outcome_records, parse_feedback
+from raysaas.serving.own_versions import Cold, OwnVersions
+from raysaas.serving.protocol import PredictRequest, decisions_body, parse_predict
 from raysaas.serving.shadow import Shadow
 from raysaas.serving.spec import AppSpec
-from raysaas.serving.split import ArmName, pick
+from raysaas.serving.split import CHAMPION, TENANT, pick
 from raysaas.serving.versions import Answering, Version, Versions
 from raysaas.stores.journal import Journal
 from raysaas.stores.ledger import Ledger
@@ -42,17 +47,20 @@ class Predictor:
     def __init__(self, spec: AppSpec, clock: Callable[[], float] = time.time) -> None:
         self.spec, self.clock = spec, clock
         self.ledger = Ledger(str(spec.storage.ledger_url))
-        self.gate = Gate(self.ledger, spec.serve.quota_rps, spec.serve.quota_burst, clock)
-        self._lookup = Lookup(spec)
-        self._versions = Versions()
+        self.gate = Gate(self.ledger, spec.use_case, spec.serve.quota_rps, spec.serve.quota_burst, clock)
+        self._lookup, self._contract = Lookup(spec), Contract(spec.contract)
+        self._versions, self.own = Versions(), OwnVersions(spec.serve.tenant_models)
+        self._waiting: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
         self._answering: Answering | None = None
         self.problem: str | None = None
         self._decisions, self._outcomes, shadows = (
             self._journal(kind) for kind in ("decisions", "outcomes", "shadows")
         )
-        self._shadow = Shadow(shadows)
+        self._shadow, self.arm_stats = Shadow(shadows), ArmStats(self._journal("stats"))
         self.events = Events(spec.events, self._journal, spec.serve.max_instances, clock)
-        self._journals = (self._decisions, self._outcomes, shadows, *self.events.journals)
+        self._journals = (
+            self._decisions, self._outcomes, shadows, self.arm_stats.journal, *self.events.journals,
+        )  # fmt: skip
         self._random = random.Random(os.urandom(16))
         self._batcher = Batcher(self._decide_all)
 
@@ -64,6 +72,7 @@ class Predictor:
             kind,
             segment_bytes=serve.segment_bytes,
             segment_age_s=min(segment_age_s, serve.segment_age_s),
+            deadline_s=serve.journal_deadline_s,
         )
 
     @property
@@ -83,43 +92,80 @@ class Predictor:
         """
         try:
             answering = self._versions.prepare(user_config)
+            self.own.follow(self._answering, answering)
             with suppress(Unavailable):
-                self._lookup.refresh({version.features for version in answering.versions()})
+                self._lookup.refresh(answering.services)
             self._answering = answering
             self.problem = None
         except CorruptBundle as error:
             self.problem = f"Release {user_config.get('sequence')} was refused. {error}"
             raise
 
-    async def predict(self, access: Access, body: bytes) -> bytes:
+    async def predict(self, access: Access, body: bytes, deadline: float = math.inf) -> bytes:
         """Answer ``POST /predict``; every decision is in the journal when this returns."""
         request = parse_predict(body, self.spec.serve.max_instances)
-        return orjson.dumps({"decisions": await self.decide(access.tenant, request)})
+        return decisions_body(await self.decide(access.tenant, request, deadline))
 
-    async def decide(self, tenant: str, request: PredictRequest) -> Decisions:
-        """Score the rows of ``request`` in order and journal them; return the public part of each decision."""
-        return await self._batcher.decide(tenant, request)
+    async def decide(self, tenant: str, request: PredictRequest, deadline: float = math.inf) -> Decisions:
+        """Score the rows of ``request`` in order and journal them; return the public part of each decision.
+
+        Raises DeadlineExceeded when that cannot be done by ``deadline`` (of ``time.monotonic``).
+        """
+        self._contract.check(request, self.answering.champion.bundle.encoder.fields)
+        while tenant in self.answering.tenants:
+            await self.own.ready(self.answering, tenant, deadline)
+            with suppress(Cold):  # it was evicted, or the release changed, after it was ready
+                return await self._batcher.decide(tenant, request, deadline)
+        return await self._batcher.decide(tenant, request, deadline)
+
+    def submit(self, access: Access, body: bytes, deadline: float, done: Done) -> None:
+        """As :meth:`predict`, without a coroutine: ``done`` hears of it, unless this raises."""
+        request = parse_predict(body, self.spec.serve.max_instances)
+        if access.tenant in self.answering.tenants:  # whose version may have to be loaded first
+            task = asyncio.get_running_loop().create_task(self._patiently(access.tenant, request, deadline, done))
+            self._waiting.add(task)
+            task.add_done_callback(self._waiting.discard)
+            return
+        self._contract.check(request, self.answering.champion.bundle.encoder.fields)
+        self._batcher.submit((access.tenant, request), done, deadline)
+
+    async def _patiently(self, tenant: str, request: PredictRequest, deadline: float, done: Done) -> None:
+        try:
+            done(await self.decide(tenant, request, deadline))
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it, or waits for ever
+            done(error)
 
     def _decide_all(self, jobs: Sequence[Job]) -> list[Decisions]:
         now, answering = self.clock(), self.answering
         rows = self._rows(jobs, answering.champion)
         tenants = [tenant for tenant, request in jobs for _ in request.instances]
         entities = [entity for _, request in jobs for entity in request.entities]
+        keys = [key for _, request in jobs for key in request.keys or [None] * len(request.instances)]
         ids = self._ids(len(rows), now)
         moment = datetime.fromtimestamp(now, UTC).isoformat()
         public: Decisions = [{}] * len(rows)
         records: list[Row] = []
         order: list[int] = []
-        for version, arm, places in self._arms(answering, tenants, entities, ids):
+        sides = self._arms(answering, tenants, entities, ids)
+        for version, arm, places in sides:
             own = rows if version.features == answering.champion.features else self._rows(jobs, version, strict=False)
             if version is not answering.champion:
                 self._encoded(answering.champion, rows, places)  # the public schema is the champion's
-            columns = self._encoded(version, own, places, known_only=version is not answering.champion)
-            scored = _scored(version.bundle, version.bundle.predict(columns))
-            inputs = zip(*(column.tolist() for column in columns.values()), strict=True)
+            measured = self.arm_stats.measure(arm, version.number, len(places)) if answering.variants else nullcontext()
+            try:
+                with measured:
+                    columns = self._encoded(version, own, places, known_only=version is not answering.champion)
+                    scored = _scored(version.bundle, version.bundle.predict(columns))
+            except Exception:
+                if arm in (CHAMPION, TENANT):
+                    raise
+                sides.append((answering.champion, CHAMPION, places))  # a variant that breaks fails no request
+                continue
+            inputs = by_row(columns)
             for i, values, answer in zip(places, inputs, scored, strict=True):
-                public[i] = {"decision_id": ids[i], **answer, "model_version": version.number, "arm": arm.value}
+                public[i] = {"decision_id": ids[i], **answer, "model_version": version.number, "arm": arm}
                 context = {"tenant": tenants[i], "entity": entities[i], "time": moment, **_origin(own[i])}
+                context |= {} if keys[i] is None else {"key": keys[i]}
                 records.append(self._record(public[i], context, dict(zip(columns, values, strict=True))))
             order += places
         self._decisions.append(records)
@@ -147,37 +193,43 @@ class Predictor:
         now = datetime.fromtimestamp(self.clock(), UTC)
         outcomes = parse_feedback(body, self.spec.serve.max_instances, now)
         labels = self.answering.champion.bundle.labels
-        self._outcomes.append(outcome_records(outcomes, self.spec, access.tenant, labels))
+        self._outcomes.append(outcome_records(outcomes, self.spec, access.tenant, labels, now))
         return orjson.dumps({"accepted": len(outcomes)})
 
     def health(self) -> dict[str, Any]:
         """What a load balancer and the deployer ask: which release answers, and what is wrong."""
         now = self._answering
-        status = "starting" if now is None else "degraded" if self.problem else "ok"
+        problem = self.problem or self.own.problem()
+        status = "starting" if now is None else "degraded" if problem else "ok"
         return {
             "status": status,
             "use_case": self.spec.use_case,
             "sequence": now.sequence if now else None,
             "champion": now.champion.number if now else None,
-            "problem": self.problem,
+            "problem": problem,
             "pid": os.getpid(),
-            "challenger": now.challenger.number if now and now.challenger else None,
+            "variants": {one.name: one.version.number for one in now.variants} if now else {},
         }
 
     def tick(self) -> None:
-        """Work of every second, off the request path: new keys, switched online rows, journal rotation."""
+        """Work of every second, off the request path: new keys, quotas, switched online rows, journal rotation."""
         self.gate.refresh()
+        self.gate.settle()
         if self._answering is not None:
             with suppress(Unavailable):  # the requests say so
-                self._lookup.refresh({version.features for version in self._answering.versions()})
+                self._lookup.refresh(self._answering.services)
+        with suppress(Unavailable):  # counts are lost rather than a tick
+            self.arm_stats.flush(datetime.fromtimestamp(self.clock(), UTC))
         for journal in self._journals:
             journal.rotate_if_due()
 
     def close(self) -> None:
         """Close the journal segments, so that they can be shipped at once."""
         self._shadow.close()
+        self.own.close()
         for journal in self._journals:
             journal.close()
+        self.gate.leave()
         self.ledger.close()
 
     def _ids(self, num: int, now: float) -> list[str]:
@@ -199,15 +251,22 @@ class Predictor:
 
     def _arms(
         self, answering: Answering, tenants: Sequence[str], entities: Sequence[str | None], ids: Sequence[str]
-    ) -> list[tuple[Version, ArmName, Sequence[int]]]:
-        if answering.challenger is None or answering.share <= 0:
-            return [(answering.champion, ArmName.champion, range(len(ids)))]
-        share, use_case, experiment = answering.share, self.spec.use_case, answering.experiment
-        rows = zip(tenants, entities, ids, strict=True)
-        arms = [pick(share, use_case, tenant, entity or key, experiment) for tenant, entity, key in rows]
-        sides = ((answering.champion, ArmName.champion), (answering.challenger, ArmName.challenger))
-        split = [(version, arm, [i for i, a in enumerate(arms) if a is arm]) for version, arm in sides]
-        return [side for side in split if side[2]]
+    ) -> list[tuple[Version, str, Sequence[int]]]:
+        """Who answers what: versions with the names of their arms and the places of their rows. Raises Cold."""
+        own = {tenant: self.own.version(answering, tenant) for tenant in set(tenants)} if answering.tenants else {}
+        shares = [one.share for one in answering.variants]
+        if not any(own.values()) and not any(shares):
+            return [(answering.champion, CHAMPION, range(len(ids)))]
+        use_case, experiment = self.spec.use_case, answering.experiment
+        sides: dict[str, tuple[Version, str, list[int]]] = {}
+        for i, (tenant, entity, key) in enumerate(zip(tenants, entities, ids, strict=True)):
+            version, arm = own.get(tenant), TENANT
+            if version is None:
+                index = pick(shares, use_case, tenant, entity or key, experiment)
+                one = None if index is None else answering.variants[index]
+                version, arm = (one.version, one.name) if one else (answering.champion, CHAMPION)
+            sides.setdefault(f"{arm}/{version.bundle.digest}", (version, arm, []))[2].append(i)
+        return list(sides.values())
 
     def _encoded(
         self, version: Version, rows: Sequence[Looked], places: Sequence[int], *, known_only: bool = False

@@ -6,10 +6,8 @@ into ``application/problem+json`` (RFC 9457).
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -20,8 +18,7 @@ from raysaas.errors import InputError, QuotaExceeded, RaysaasError, Terminal
 PROBLEMS = "https://raysaas.dev/problems/"
 JSON = b"application/json"
 PROBLEM_JSON = b"application/problem+json"
-# The form of the ids that replicas and edge nodes make. Another can never be joined to a decision.
-DECISION_ID = re.compile("[0-9a-f]{32}")
+_MAX_KEY = 200
 
 
 class OverQuota(QuotaExceeded):
@@ -37,20 +34,15 @@ class OverQuota(QuotaExceeded):
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """Rows to score. ``instances`` and ``entities`` have the same length; a row has either or both."""
+    """Rows to score. ``instances`` and ``entities`` have the same length; a row has either or both.
+
+    ``keys`` are the caller's own names of the decisions, by which it may report outcomes; empty without any.
+    """
 
     instances: Sequence[Mapping[str, Any]]
     entities: Sequence[str | None]
     by_entity: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Feedback:
-    """What happened after one decision; ``label`` is a string, number or boolean as sent."""
-
-    decision_id: str
-    label: str | float | bool
-    observed_at: datetime
+    keys: Sequence[str | None] = ()
 
 
 def load_object(body: bytes) -> dict[str, Any]:
@@ -65,18 +57,19 @@ def load_object(body: bytes) -> dict[str, Any]:
 
 
 def parse_predict(body: bytes, max_instances: int) -> PredictRequest:
-    """Check the body of ``POST /predict``: ``instances`` (objects) and/or ``entities`` (strings)."""
+    """Check the body of ``POST /predict``: ``instances`` (objects) and/or ``entities`` (strings), and ``keys``."""
     parsed = load_object(body)
-    instances, entities = parsed.pop("instances", None), parsed.pop("entities", None)
+    instances, entities, keys = parsed.pop("instances", None), parsed.pop("entities", None), parsed.pop("keys", None)
     if parsed:
-        raise InputError(f"Unknown field {next(iter(parsed))!r}: expected 'instances' and/or 'entities'.")
+        raise InputError(f"Unknown field {next(iter(parsed))!r}: expected 'instances' and/or 'entities', and 'keys'.")
     if instances is None and entities is None:
         raise InputError("Give 'instances' (a list of objects) and/or 'entities' (a list of entity ids).")
     given = instances if instances is not None else entities
     num = len(parse_list(given, "instances" if entities is None else "entities"))
     if not 1 <= num <= max_instances:
         raise InputError(f"The request has {num} rows: expected 1 to {max_instances}.")
-    return PredictRequest(_instances(instances, num), _entities(entities, num, instances is None), entities is not None)
+    names = _entities(entities, num, instances is None)
+    return PredictRequest(_instances(instances, num), names, entities is not None, _keys(keys, num))
 
 
 def _instances(value: Any, num: int) -> Sequence[Mapping[str, Any]]:
@@ -99,39 +92,21 @@ def _entities(value: Any, num: int, required: bool) -> Sequence[str | None]:
     return value  # type: ignore[no-any-return]
 
 
-def parse_feedback(body: bytes, max_outcomes: int, now: datetime) -> list[Feedback]:
-    """Check the body of ``POST /feedback``; ``observed_at`` is an ISO time, by default ``now``."""
-    parsed = load_object(body)
-    outcomes = parse_list(parsed.pop("outcomes", None), "outcomes")
-    if parsed:
-        raise InputError(f"Unknown field {next(iter(parsed))!r}: expected 'outcomes'.")
-    if not 1 <= len(outcomes) <= max_outcomes:
-        raise InputError(f"The request has {len(outcomes)} outcomes: expected 1 to {max_outcomes}.")
-    return [_outcome(item, f"outcomes[{index}]", now) for index, item in enumerate(outcomes)]
-
-
-def _outcome(item: Any, where: str, now: datetime) -> Feedback:
-    if type(item) is not dict:
-        raise InputError(f"{where} must be an object, not {kind_of(item)}.")
-    unknown = item.keys() - {"decision_id", "label", "observed_at"}
-    if unknown:
-        raise InputError(f"{where} has the unknown field {min(unknown)!r}: expected decision_id, label, observed_at.")
-    decision, label = item.get("decision_id"), item.get("label")
-    if type(decision) is not str or not DECISION_ID.fullmatch(decision):
-        raise InputError(f"{where}.decision_id must be that of an answer: 32 digits, each one of 0-9 or a-f.")
-    if not isinstance(label, str | int | float):
-        raise InputError(f"{where}.label must be a string, a number or a boolean, not {kind_of(label)}.")
-    return Feedback(decision, label, _moment(item.get("observed_at"), f"{where}.observed_at", now))
-
-
-def _moment(value: Any, where: str, now: datetime) -> datetime:
+def _keys(value: Any, num: int) -> Sequence[str | None]:
     if value is None:
-        return now
-    try:
-        moment = datetime.fromisoformat(value)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{where} must be an ISO 8601 time such as '2026-01-31T12:00:00Z'.") from None
+        return ()
+    if len(parse_list(value, "keys")) != num:
+        raise InputError(f"'keys' has {len(value)} items and the request {num} rows: expected as many of both.")
+    return [None if key is None else parse_key(key, f"keys[{index}]") for index, key in enumerate(value)]
+
+
+def parse_key(value: Any, where: str) -> str:
+    """The caller's own name of a decision: text of 1 to 200 characters."""
+    if type(value) is not str:
+        raise InputError(f"{where} must be a string, not {kind_of(value)}.")
+    if not 1 <= len(value) <= _MAX_KEY:
+        raise InputError(f"{where} has {len(value)} characters: expected 1 to {_MAX_KEY}.")
+    return value
 
 
 def parse_list(value: Any, name: str) -> list[Any]:
@@ -147,17 +122,22 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), "an object")
 
 
+def decisions_body(decisions: Sequence[Mapping[str, Any]]) -> bytes:
+    """The answer to ``POST /predict``."""
+    return orjson.dumps({"decisions": decisions})
+
+
 def problem(error: RaysaasError) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
     """Status, body and extra headers of a refusal; the message of a server-side failure stays inside."""
     status = error.http_status
-    inside = status >= 500 and status != HTTPStatus.SERVICE_UNAVAILABLE
+    inside = status >= 500 and status not in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
     detail = "The request could not be answered; the operator can find it in the log." if inside else str(error)
     headers = []
     if isinstance(error, OverQuota):
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(min(error.retry_after_s, 3600.0)))))
     if status == HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
-    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+    if status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT):
         headers.append((b"connection", b"close"))
     return status, problem_body(status, error.slug, detail), headers
 

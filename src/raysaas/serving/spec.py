@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from raysaas.records import Task
-from raysaas.settings import ExtraFields, Serve, Storage
+from raysaas.settings import ExtraFields, OnContract, Serve, Storage
 from raysaas.use_case import Column, ColumnType, Source
 
 DEPLOYMENT = "Endpoint"  # the one Serve deployment of each application
@@ -50,7 +50,8 @@ def _column(body: Mapping[str, Any]) -> Column:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppSpec:
     """One use case as served. ``views`` are the online views (``stores.online.online_views``) of its features,
-    ``ttls_s`` after how many seconds a row of them is absent, ``events`` the sources that take events."""
+    ``ttls_s`` after how many seconds a row of them is absent, ``events`` the sources that take events, ``contract``
+    what features that are columns must hold."""
 
     use_case: str
     task: Task
@@ -60,6 +61,7 @@ class AppSpec:
     views: tuple[str, ...] = ()
     ttls_s: Mapping[str, float] = field(default_factory=dict)
     events: Mapping[str, EventSource] = field(default_factory=dict)
+    contract: Mapping[str, Column] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form, the ``args`` of the application in Serve's declarative config."""
@@ -71,6 +73,7 @@ class AppSpec:
         """Inverse of :meth:`to_dict`; unknown keys are ignored, so a newer config can be rolled back."""
         serve = dict(body["serve"])
         serve["extra_fields"] = ExtraFields(serve.get("extra_fields", ExtraFields.refuse))
+        serve["contract"] = OnContract(serve.get("contract", OnContract.refuse))
         return cls(
             use_case=body["use_case"],
             task=Task(body["task"]),
@@ -78,6 +81,7 @@ class AppSpec:
             views=tuple(body.get("views", ())),
             ttls_s=dict(body.get("ttls_s", {})),
             events={name: EventSource.from_dict(source) for name, source in body.get("events", {}).items()},
+            contract={name: _column(column) for name, column in body.get("contract", {}).items()},
             storage=Storage(**body["storage"]),
             serve=Serve(**serve),
         )

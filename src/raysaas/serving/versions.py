@@ -1,7 +1,7 @@
 """The model versions of one replica: which are loaded, and which of them answer now."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from raysaas.models import bundle
 from raysaas.models.bundle import Bundle
 from raysaas.records import Arm
 
-_KEPT = 4  # bundles held in memory: those of a release and of the one before it, so that a roll-back loads nothing
+_KEPT = 4  # bundles held in memory besides those that answer: a roll-back loads nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +24,34 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A variant of the release: its name is the arm that decisions tell, its share its part of the traffic."""
+
+    name: str
+    share: float
+    version: Version
+
+
+@dataclass(frozen=True, slots=True)
 class Answering:
     """The versions that answer at one moment; replaced as a whole, never changed.
 
-    ``experiment`` names the pair under comparison: it stays when only the share changes, so arms stay sticky.
+    ``experiment`` is the salt of the split: it stays when only shares change, so arms stay sticky. ``tenants`` are the
+    versions of tenants that have their own (:mod:`raysaas.serving.own_versions` holds those that are loaded), and
+    ``services`` the hashes of all feature services that are read.
     """
 
     sequence: int
     champion: Version
-    challenger: Version | None
-    shadow: Version | None
-    share: float
-    experiment: str
+    variants: tuple[Candidate, ...] = ()
+    shadow: Version | None = None
+    tenants: Mapping[str, Arm] = field(default_factory=dict)
+    experiment: str = ""
+    services: frozenset[str] = frozenset()
 
     def versions(self) -> list[Version]:
-        """Those that answer or watch."""
-        return [version for version in (self.champion, self.challenger, self.shadow) if version]
+        """Those that answer or watch, without those of tenants."""
+        return [self.champion, *(one.version for one in self.variants), *([self.shadow] if self.shadow else ())]
 
 
 class Versions:
@@ -49,7 +61,7 @@ class Versions:
         self._loaded: dict[str, Bundle] = {}
 
     def prepare(self, release: Mapping[str, Any]) -> Answering:
-        """Load every arm of ``release`` (the application's ``user_config``).
+        """Load champion, variants and shadow of ``release`` (the application's ``user_config``).
 
         Raises
         ------
@@ -57,22 +69,30 @@ class Versions:
             A bundle is missing or does not match its digest; the message names it. What answered before still does.
         """
         champion = self._version(release["champion"])
-        challenger = self._version(release["challenger"]) if release.get("challenger") else None
+        variants = tuple(
+            Candidate(str(one["name"]), float(one["share"]), self._version(one)) for one in release.get("variants", ())
+        )
         shadow = self._version(release["shadow"]) if release.get("shadow") else None
-        share = float(release.get("challenger_share", 0.0)) if challenger else 0.0
-        experiment = f"{champion.number}:{challenger.number if challenger else ''}"
-        return Answering(int(release["sequence"]), champion, challenger, shadow, share, experiment)
+        tenants = {tenant: _arm(body) for tenant, body in (release.get("tenants") or {}).items()}
+        versions = [champion, *(one.version for one in variants), *([shadow] if shadow else ())]
+        self._drop(_KEPT + len(versions))
+        services = {one.features for one in versions} | {arm.features for arm in tenants.values()}
+        experiment = str(release.get("experiment", ""))
+        return Answering(int(release["sequence"]), champion, variants, shadow, tenants, experiment, frozenset(services))
 
     def _version(self, body: Mapping[str, Any]) -> Version:
-        arm = Arm(version=int(body["version"]), uri=str(body["uri"]), digest=str(body["digest"]))
-        found = self._loaded.pop(arm.digest, None) or _load(arm)
+        arm = _arm(body)
+        found = self._loaded.pop(arm.digest, None) or load(arm)
         self._loaded[arm.digest] = found
-        while len(self._loaded) > _KEPT:
+        return Version(arm.version, found, arm.features)
+
+    def _drop(self, num_kept: int) -> None:
+        while len(self._loaded) > num_kept:
             self._loaded.pop(next(iter(self._loaded)))
-        return Version(arm.version, found, str(body.get("features", "")))
 
 
-def _load(arm: Arm) -> Bundle:
+def load(arm: Arm) -> Bundle:
+    """The bundle of ``arm``, verified and warmed; CorruptBundle, naming the version, when it is not what was saved."""
     try:
         loaded = bundle.load(arm.uri, arm.digest)
     except (OSError, CorruptBundle, NotFound) as error:
@@ -83,3 +103,8 @@ def _load(arm: Arm) -> Bundle:
     for _ in range(3):
         loaded.predict(blank)
     return loaded
+
+
+def _arm(body: Mapping[str, Any]) -> Arm:
+    number, uri, digest = int(body["version"]), str(body["uri"]), str(body["digest"])
+    return Arm(version=number, uri=uri, digest=digest, features=str(body.get("features", "")))

@@ -13,6 +13,7 @@ from typing import Protocol
 
 PREFIX = "rs_"
 SCOPES = ("predict", "feedback", "events", "admin")
+ID_DIGITS = 12  # of a digest: enough that no two keys of an installation share them
 
 
 class KeyRow(Protocol):
@@ -53,6 +54,11 @@ def new_key() -> tuple[str, str]:
 def digest(key: bytes) -> str:
     """Hex SHA-256 of a key: all that is kept of it."""
     return hashlib.sha256(key).hexdigest()
+
+
+def key_id(digest: str) -> str:
+    """The name by which people speak of a key."""
+    return digest[:ID_DIGITS]
 
 
 class KeyRing:
