@@ -18,8 +18,9 @@ from raysaas.drift.report import render, shipped_rows, write_report
 from raysaas.errors import Unavailable
 from raysaas.records import DriftReport, Family, Severity
 from raysaas.settings import Settings, Storage
-from raysaas.stores.journal import SCHEMAS, Journal
+from raysaas.stores.journal import Journal
 from raysaas.stores.ledger import Ledger
+from raysaas.stores.logs import SCHEMAS
 from raysaas.stores.registry import Registry
 from raysaas.stores.tables import Tables
 
