@@ -98,7 +98,7 @@ def serve_bentoml(path: str, port: int) -> None:
 
 def serve_mlserver(path: str, port: int) -> None:
     """MLServer, one process, the row as one tensor."""
-    folder = Path(path).parent / "mlserver"
+    folder = Path(path).parent.with_name("mlserver")  # a bundle holds no other files
     folder.mkdir()
     settings = {"host": "127.0.0.1", "http_port": port, "parallel_workers": 0, "debug": False, "metrics_endpoint": None}
     (folder / "settings.json").write_text(json.dumps(settings))
