@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import httpx
 import orjson
@@ -29,7 +30,9 @@ def until(done, timeout_s):
         time.sleep(0.2)
 
 
-def test_at_none_requests_are_answered_and_broken_releases_refused_and_work_keeps_replicas_up(platform, tmp_path):
+@pytest.fixture
+def sleepy(platform, tmp_path):
+    """An application that goes to sleep after two idle seconds; its release, and a second version."""
     storage, port = platform.settings.storage, int(platform.head.url.rpartition(":")[2])
     serve = Serve(
         port=port, min_replicas=0, max_replicas=2, target_ongoing_requests=2, scale_down_s=2.0, target_wait_ms=0.5,
@@ -45,8 +48,14 @@ def test_at_none_requests_are_answered_and_broken_releases_refused_and_work_keep
         {"name": NAME, "route_prefix": f"/{NAME}", "import_path": "raysaas.serving.app:application",
          "args": spec.to_dict(), "deployments": [{"name": DEPLOYMENT, "user_config": release_config(release)}]}
     )  # fmt: skip
+    yield SimpleNamespace(deployments=deployments, release=release, second=second, ledger=Ledger(storage.ledger_url))
+    deployments.remove(NAME)
+
+
+def test_at_none_requests_are_answered_and_broken_releases_refused_and_work_keeps_replicas_up(platform, sleepy):
+    deployments, release, second = sleepy.deployments, sleepy.release, sleepy.second
     key, digest = new_key()
-    Ledger(storage.ledger_url).add_key(digest, "acme", ["predict"])
+    sleepy.ledger.add_key(digest, "acme", ["predict"])
     http = httpx.Client(base_url=f"{platform.head.url}/{NAME}", headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
     def running():
@@ -90,4 +99,3 @@ def test_at_none_requests_are_answered_and_broken_releases_refused_and_work_keep
     deployments.switch(NAME, release_config(replace(release, sequence=3, champion=second)))
     assert running() >= 1, "a release leaves the replicas as they are"
     assert ask().json()["decisions"][0]["model_version"] == 2
-    deployments.remove(NAME)

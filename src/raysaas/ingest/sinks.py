@@ -1,5 +1,6 @@
 """Files under the warehouse that exist only once a row is written to them: Parquet to be adopted, Arrow to wait."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import pyarrow as pa
@@ -7,7 +8,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 
-class _Rows:
+class _Rows(ABC):
     """A file of rows at a URI, made with its folder by the first of them."""
 
     def __init__(self, uri: str) -> None:
@@ -33,8 +34,9 @@ class _Rows:
             self._writer.close()
             self._stream.close()
 
+    @abstractmethod
     def _begun(self, stream: pa.NativeFile, schema: pa.Schema, *, local: bool) -> Any:
-        raise NotImplementedError
+        """A writer of tables into ``stream``."""
 
     def _shaped(self, rows: pa.Table) -> pa.Table:
         return rows

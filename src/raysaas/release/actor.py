@@ -7,11 +7,8 @@ next one brings to the replicas.
 
 import importlib
 import logging
-import os
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import ray
@@ -19,7 +16,7 @@ import ray
 from raysaas.release.judge import Action
 from raysaas.release.referee import Referee
 from raysaas.settings import ReleasePolicy, Storage
-from raysaas.stores.lease import Lease
+from raysaas.stores.lease import Polling
 from raysaas.stores.ledger import Ledger
 
 HAND_ON_TIMEOUT_S = 180.0
@@ -46,48 +43,24 @@ class ReleaseMonitor:
         self._use_case, self._storage, self._on_verdict = use_case, dict(storage), on_verdict
         places, self._policy = Storage(**self._storage), ReleasePolicy(**(release or {}))
         ledger = Ledger(str(places.ledger_url))
-        self._lease = Lease(ledger, f"release-lease/{use_case}", f"{os.getpid()}-{os.urandom(4).hex()}")
         self._referee = Referee(use_case, str(places.journal), ledger, self._policy, self._act, self._apply)
-        self._error, self._active, self._stopped = "", False, threading.Event()
-        self._thread = threading.Thread(target=self._loop, name=f"release-{use_case}", daemon=True)
-        self._thread.start()
+        self._polling = Polling(
+            ledger, f"release-lease/{use_case}", every_s=self._policy.poll_s, reload=self._referee.reload,
+            poll=self._referee.poll,
+        )  # fmt: skip
 
     def ping(self) -> str:
         """``ok`` while the polling thread lives."""
-        if not self._thread.is_alive():
-            raise RuntimeError(f"The release thread of {self._use_case} has ended: {self._error or 'it was stopped'}.")
-        return "ok"
+        return self._polling.ping()
 
     def status(self) -> dict[str, Any]:
         """What is compared and what was decided last; ``error`` is that of the last poll, empty when it went well."""
-        return {**self._referee.status(), "pid": os.getpid(), "active": self._active, "error": self._error}
+        return {**self._referee.status(), **self._polling.status()}
 
     def stop(self) -> None:
         """End polling after saving; called before a planned end, not needed for correctness."""
-        self._stopped.set()
-        self._thread.join(timeout=30)
-        if self._active:
+        if self._polling.stop():
             self._referee.save()
-
-    def _loop(self) -> None:
-        while not self._stopped.is_set():
-            self._step()
-            self._stopped.wait(self._policy.poll_s)
-
-    def _step(self) -> None:
-        try:
-            if not self._lease.held(datetime.now(UTC)):
-                self._active = False
-                return
-            if not self._active:
-                self._referee.reload()
-                self._active = True
-            self._referee.poll()
-            self._error = ""
-        except Exception as error:  # noqa: BLE001  the next poll starts from what was saved; status() tells
-            if str(error) != self._error:
-                _log.exception("The release actor of %s failed; it tries again every poll.", self._use_case)
-            self._error = str(error) or type(error).__name__
 
     def _act(self, action: Action, sequence: int) -> None:
         _log.warning("%s: %s. %s", self._use_case, action.kind, action.reason)
