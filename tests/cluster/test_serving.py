@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -163,6 +164,16 @@ def test_a_replica_reached_directly_asks_for_the_key_too(served, client, platfor
         url = f"http://127.0.0.1:{port}/{NAME}/predict"
         assert httpx.post(url, json={"instances": [ROW]}).status_code == 401
         assert httpx.post(url, json={"instances": [ROW]}, headers=client.headers).status_code == 200
+
+
+def test_a_client_that_stalls_hides_no_replica_from_a_release(served, client):
+    """The proxy gives each request to the replica with the fewest in flight: one of both is always busier now."""
+    url = httpx.URL(served.url)
+    head = f"POST {url.path}/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n"
+    with socket.create_connection((url.host, url.port)) as stalled:
+        stalled.sendall(f"{head}Authorization: {client.headers['authorization']}\r\n\r\n{'[' * 20_000}".encode())
+        time.sleep(0.2)
+        assert len(served.deployments.health(NAME)) == 2
 
 
 def test_limits_hold_over_replicas_wherever_the_requests_go(served, platform):

@@ -9,6 +9,7 @@ import fcntl
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http import HTTPStatus
@@ -28,7 +29,8 @@ __all__ = ["Deployments", "app_config", "apply_release", "release_config", "serv
 _PATH = "/api/serve/applications/"
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
 _POLL_S = 0.05
-_ROUNDS = 6  # times each replica is expected to get its turn before we look again
+_ROUNDS = 3  # times all replicas are asked before we look again
+_AT_ONCE = 4  # requests for each replica in a round
 
 
 def apply_release(
@@ -63,7 +65,8 @@ class Deployments:
         self._http = httpx.Client(base_url=dashboard_url, headers=headers, timeout=60.0)
         self._lock = Path(home) / "deployments.lock"
         self._options = {"host": cluster.bind, "port": serve.port}
-        self._url = f"http://{cluster.bind.replace('0.0.0.0', '127.0.0.1')}:{serve.port}"
+        door = f"http://{cluster.bind.replace('0.0.0.0', '127.0.0.1')}:{serve.port}"
+        self._door = httpx.Client(base_url=door, timeout=5.0)
 
     def apply(self, app: Mapping[str, Any], *, timeout_s: float = 180.0) -> None:
         """Deploy an application (its entry of Serve's config file) and wait until all its replicas answer.
@@ -125,22 +128,39 @@ class Deployments:
         """Everything Serve says of itself."""
         return dict(self._request("GET").json())
 
-    def health(self, use_case: str) -> list[dict[str, Any]]:
-        """What each running replica says of itself; empty when not all of them answered."""
-        return self._replicas(self.details(), use_case)
+    def health(self, use_case: str, *, timeout_s: float = 5.0) -> list[dict[str, Any]]:
+        """What each running replica says of itself; empty when there is none, or not all of them answered in time.
+
+        A proxy that has just heard of a replica sends it nothing for half a second, until it has checked it twice.
+        """
+        ends = time.monotonic() + timeout_s
+        while True:
+            details = self.details()
+            found = self._replicas(details, use_case)
+            if found or not _pids(details["applications"].get(use_case)) or time.monotonic() > ends:
+                return found
+            time.sleep(_POLL_S)
 
     def _replicas(self, details: Mapping[str, Any], use_case: str) -> list[dict[str, Any]]:
-        # Serve does not tell the replicas' ports: a new connection each time makes the proxy go round them.
+        # Serve does not tell the replicas' ports, and its proxy sends each request to the replica with the fewest in
+        # flight: many at once reach a replica that one slow client keeps busier than the rest.
         app = details["applications"].get(use_case)
         expected = _pids(app)
+        at_once = _AT_ONCE * len(expected) or int(_sleeps(app))  # asking makes Serve start a first one
         found: dict[int, dict[str, Any]] = {}
-        for _ in range(_ROUNDS * len(expected) or _sleeps(app)):  # asking makes Serve start a first one
-            with suppress(httpx.HTTPError, ValueError, TypeError, KeyError):
-                answer = httpx.get(f"{self._url}/{use_case}/health", timeout=5.0).json()
-                found[answer["pid"]] = answer
+        for _ in range(_ROUNDS if at_once else 0):
+            with ThreadPoolExecutor(at_once) as pool:
+                answers = pool.map(self._ask, [f"/{use_case}/health"] * at_once)
+                found |= {answer["pid"]: answer for answer in answers if answer}
             if found.keys() >= expected:
                 return [found[pid] for pid in expected]
         return []
+
+    def _ask(self, path: str) -> dict[str, Any] | None:
+        with suppress(httpx.HTTPError, ValueError, TypeError, KeyError):
+            answer = self._door.get(path).json()
+            return answer if "pid" in answer else None
+        return None
 
     def _await(self, name: str, before: float, release: Mapping[str, Any] | None, timeout_s: float) -> None:
         def done() -> bool:
