@@ -146,6 +146,17 @@ def test_a_record_that_was_changed_does_not_pass(shop: SimpleNamespace) -> None:
     assert "COMPUTED AGAIN IT DIFFERS: No (score 0.125)" in page(forged)
 
 
+def test_a_score_of_a_gpu_is_told_with_how_far_the_cpu_is_from_it(shop: SimpleNamespace) -> None:
+    told = overview.why(shop.settings, shop.ids[0])
+    apart = {"apart": 3e-8, "allowed": 5e-5, "explains": True}
+    far = {**told, "decision": {**told["decision"], "backend": "torch/cuda"}, "same_score": False, "rounding": apart}
+    text = page(far)
+    assert re.search(
+        r"answered by torch/cuda; computed again on the CPU: .* 3.0e-08 apart, rounding may be 5.0e-05", text
+    )
+    assert "COMPUTED AGAIN IT DIFFERS" in page({**far, "rounding": {**apart, "explains": False}})
+
+
 @pytest.mark.parametrize("typo", ["abc", "0" * 32, "x' or 1 == 1"])
 def test_a_typo_of_an_id_is_one_sentence(shop: SimpleNamespace, typo: str) -> None:
     with pytest.raises(NotFound, match="There is no decision"):

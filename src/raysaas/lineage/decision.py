@@ -10,6 +10,7 @@ from typing import Any
 from raysaas.errors import CorruptBundle, NotFound
 from raysaas.lineage.provenance import Provenance, as_time, find_record
 from raysaas.models import bundle
+from raysaas.models.rounding import rounding
 from raysaas.records import ModelVersion, Release, plain
 from raysaas.settings import Settings
 from raysaas.stores import matured
@@ -23,7 +24,8 @@ def explain(settings: Settings, decision_id: str) -> dict[str, Any]:
     ``decision`` as it was recorded; ``outcome`` the one that counts, ``outcomes`` every report of one, corrections
     included; ``shadows`` what shadow versions would have answered; ``version`` and ``training_set``; ``release`` that
     was in force and ``releases``, all that ever named the version; ``lineage`` and ``files`` as ``raysaas lineage``
-    knows them. ``score_again`` is None, and ``not_again`` says why, where the bundle is gone or damaged.
+    knows them. ``score_again`` is the CPU's; it is None, and ``not_again`` says why, where the bundle cannot be used.
+    Where a GPU computed another one ``rounding`` says how far apart they are, and whether rounding explains that.
     Looks in the journals first, then in Iceberg. Raises NotFound for an id that was never answered here.
     """
     storage, ledger = settings.storage, Ledger(settings.storage.ledger_url or "")
@@ -67,7 +69,11 @@ def _again(version: ModelVersion, decision: Mapping[str, Any]) -> dict[str, Any]
     again = model.predict(model.encoder.rows([decision["inputs"]], extra="ignore"))
     score, label = float(again.score[0]), again.label[0] if again.label else None
     same = score == decision["score"] and label == decision["label"]
-    return {"score_again": score, "label_again": label, "same_score": same}
+    found = {"score_again": score, "label_again": label, "same_score": same}
+    if same or not decision.get("backend"):
+        return found
+    apart = rounding(again, decision["score"], decision["label"], model.manifest["target"])
+    return found | {"rounding": asdict(apart)}
 
 
 def _training_set(registry: Registry, use_case: str, number: int) -> dict[str, Any] | None:

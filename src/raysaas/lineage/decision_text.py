@@ -22,12 +22,19 @@ def _head(told: Mapping[str, Any]) -> Iterator[str]:
     yield f"  for {', '.join(whom)}, at {_time(decision['time'])}"
     answer = _answer(decision["label"], decision["score"])
     yield f"  answered {answer} by version {decision['version']} ({decision['arm']})"
+    yield f"  {_again(told)}"
+
+
+def _again(told: Mapping[str, Any]) -> str:
     if told["score_again"] is None:
-        yield f"  cannot be computed again: {told['not_again']}"
-    elif told["same_score"]:
-        yield "  computed again from the record: the same, bit for bit"
-    else:
-        yield f"  COMPUTED AGAIN IT DIFFERS: {_answer(told['label_again'], told['score_again'])}"
+        return f"cannot be computed again: {told['not_again']}"
+    if told["same_score"]:
+        return "computed again from the record: the same, bit for bit"
+    again, rounding = _answer(told["label_again"], told["score_again"]), told.get("rounding")
+    if rounding and rounding["explains"]:
+        how_far = f"{rounding['apart']:.1e} apart, rounding may be {rounding['allowed']:.1e}"
+        return f"answered by {told['decision']['backend']}; computed again on the CPU: {again}, {how_far}"
+    return f"COMPUTED AGAIN IT DIFFERS: {again}"
 
 
 def _inputs(told: Mapping[str, Any]) -> Iterator[str]:

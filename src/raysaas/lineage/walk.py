@@ -135,11 +135,11 @@ def _children(graph: Graph, name: str, edges: dict[str, list[str]]) -> list[str]
 
 
 def _line(node: Node) -> str:
-    facts, at = node.facts, f"{node.at:%Y-%m-%d %H:%M:%S}" if node.at else ""
+    facts, at = node.facts, f"{node.at:%Y-%m-%d %H:%M:%S} UTC" if node.at else ""
     told = {
         "file": lambda: f"file {facts['uri'] or '(path not recorded)'} (sha256 {facts['sha256'][:12]})",
         "snapshot": lambda: f"snapshot {node.id} ({_size(facts)}{at})",
-        "training": lambda: f"training set {node.id} ({facts['num_rows']} rows, as of {facts['as_of'][:19]})",
+        "training": lambda: f"training set {node.id} ({facts['num_rows']} rows, as of {facts['as_of'][:19]} UTC)",
         "model": lambda: f"model {node.id} ({facts['family']}, {at}; {facts['reason'] or 'not judged'})",
         "release": lambda: f"release {node.id} ({at}, by {facts['actor']}: {facts['reason']})",
         "decisions": lambda: f"{facts['count']} decisions of v{facts['version']} (the last {at})",

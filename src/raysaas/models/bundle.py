@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,11 @@ class Bundle:
         """Answers for n rows of raw columns, as ``Encoder.rows`` makes them."""
         num_rows = len(columns[self.encoder.fields[0].name])
         return decide(self.task, self.labels, score(self._scorer, columns, num_rows))
+
+    @property
+    def backend(self) -> str:
+        """What computes now: ``onnxruntime/cpu``, ``lightgbm/cpu``, or ``torch/DEVICE`` (see :func:`load`)."""
+        return self._scorer.backend
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """The network's tensors by torch's names; raises Terminal for trees."""
@@ -104,9 +110,10 @@ def save(
     return digest
 
 
-def load(path: str | Path, digest: str | None = None) -> Bundle:
+def load(path: str | Path, digest: str | None = None, device: str | None = None) -> Bundle:
     """Verify and load the bundle folder at ``path`` (local, or a ``file://`` URI).
 
+    With ``device`` (torch's name of one, such as ``cuda``) a network runs there, in torch; trees do not.
     Raises NotFound when there is no such folder, CorruptBundle when a file is missing, altered or not listed, or when
     the manifest is not the one that ``digest`` names.
     """
@@ -118,10 +125,7 @@ def load(path: str | Path, digest: str | None = None) -> Bundle:
     task = Task(manifest["task"])
     encoder = Encoder.from_json(json.loads(files["encoder.json"]))
     mean, std = manifest["target"]
-    scorer: Scorer = (
-        GraphScorer(files["model.onnx"], encoder, task) if "model.onnx" in files
-        else TreeScorer(files["model.txt"].decode(), encoder, task, (mean, std))
-    )  # fmt: skip
+    scorer = _scorer(files, encoder, task, (mean, std), device)
     return Bundle(
         path=folder, digest=identity, task=task, labels=list(manifest["labels"]), family=Family(manifest["family"]),
         encoder=encoder, profile=Profile.from_json(json.loads(files["profile.json"])), manifest=manifest,
@@ -142,6 +146,19 @@ def _network_files(network: "nn.Module", encoder: Encoder, task: Task, target: t
     state = network.state_dict()
     tensors = {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in state.items()}
     return {"weights.safetensors": to_safetensors(tensors), "model.onnx": to_onnx(network, encoder.width, task, target)}
+
+
+def _scorer(
+    files: Mapping[str, bytes], encoder: Encoder, task: Task, target: tuple[float, float], device: str | None
+) -> Scorer:
+    if "model.onnx" not in files:
+        return TreeScorer(files["model.txt"].decode(), encoder, task, target)
+    on_cpu = partial(GraphScorer, files["model.onnx"], encoder, task)
+    if device is None:
+        return on_cpu()
+    from raysaas.models.gpu import TorchScorer
+
+    return TorchScorer(files["weights.safetensors"], encoder, task, target, device, on_cpu)
 
 
 def _verified_manifest(folder: Path, digest: str | None) -> tuple[dict[str, Any], str]:

@@ -1,6 +1,6 @@
 """The network: a small multi-layer perceptron over ``Encoder.dense``, and its serving graph."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from raysaas.records import Task
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 OPSET = 17
 IR_VERSION = 8
@@ -31,6 +31,23 @@ def build(
         for fan_in, fan_out in zip([width, *hidden], hidden, strict=False):
             layers += [nn.Linear(fan_in, fan_out), nn.ReLU(), nn.Dropout(dropout)]
         return nn.Sequential(*layers, nn.Linear([width, *hidden][-1], outputs))
+
+
+def rebuild(tensors: "Mapping[str, Tensor]") -> "nn.Sequential":
+    """The network that ``build`` made, for prediction, from its ``state_dict``; its shape is that of the tensors.
+
+    Raises RuntimeError, as torch does, for tensors of another kind of network.
+    """
+    import torch
+
+    order = sorted((name for name in tensors if name.endswith(".weight")), key=lambda name: int(name.partition(".")[0]))
+    shapes = [tensors[name].shape for name in order]
+    if not shapes:
+        raise RuntimeError("There are no weights of a network in these tensors.")
+    with torch.device("meta"):
+        module = build(shapes[0][1], shapes[-1][0], [outputs for outputs, _ in shapes[:-1]], 0.0)
+    module.load_state_dict(tensors, assign=True)
+    return module.eval().requires_grad_(False)
 
 
 def to_onnx(module: "nn.Module", width: int, task: Task, target: tuple[float, float] = (0.0, 1.0)) -> bytes:

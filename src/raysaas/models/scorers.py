@@ -1,4 +1,4 @@
-"""From encoded columns to predictions: ONNX Runtime for networks, LightGBM for trees, one thread each."""
+"""From encoded columns to predictions on the CPU: ONNX Runtime for networks, LightGBM for trees, one thread each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from raysaas.records import Task
 Floats = NDArray[np.float64]
 
 CHUNK_ROWS = 65_536
+ON_CPU = frozenset({"onnxruntime/cpu", "lightgbm/cpu"})  # backends that give a row the same bits in any batch, anywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,21 @@ def decide(task: Task, labels: Sequence[str], outputs: Floats) -> Prediction:
 
 
 class Scorer(Protocol):
-    """A loaded model: columns to outputs as ``decide`` takes them. Safe to call from several threads."""
+    """A loaded model: columns to outputs as ``decide`` takes them. Safe to call from several threads.
+
+    ``backend`` is the engine and where it runs, such as ``onnxruntime/cpu``.
+    """
+
+    @property
+    def backend(self) -> str: ...
 
     def __call__(self, columns: Columns) -> Floats: ...
 
 
 class GraphScorer:
     """A network's ONNX graph in ONNX Runtime, sequential, one thread."""
+
+    backend = "onnxruntime/cpu"
 
     def __init__(self, graph: bytes, encoder: Encoder, task: Task) -> None:
         import onnxruntime
@@ -71,6 +80,8 @@ class GraphScorer:
 
 class TreeScorer:
     """A LightGBM model from its text format, one thread; ``target`` is the (mean, standard deviation) of its target."""
+
+    backend = "lightgbm/cpu"
 
     def __init__(self, text: str, encoder: Encoder, task: Task, target: tuple[float, float]) -> None:
         import lightgbm

@@ -1,5 +1,6 @@
 """The model versions of one replica: which are loaded, and which of them answer now."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import numpy as np
 
 from raysaas.errors import CorruptBundle, NotFound
-from raysaas.models import bundle
+from raysaas.models import bundle, gpu
 from raysaas.models.bundle import Bundle
 from raysaas.records import Arm
 
+logger = logging.getLogger(__name__)
+
 _KEPT = 4  # bundles held in memory besides those that answer: a roll-back loads nothing
+_WARM_ROWS, _WARM_ROWS_ON_GPU = (1, 1, 1), (1, 16, 256, 1000)  # a GPU loads its kernels by shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +59,19 @@ class Answering:
 
 
 class Versions:
-    """Loads what a release names, verified and warmed, before anything of it answers."""
+    """Loads what a release names, verified and warmed, before anything of it answers.
 
-    def __init__(self) -> None:
+    With ``num_gpus`` networks go to the GPU that Ray gave to this process: ``device`` is torch's name of it, None for
+    the CPU, and ``problem`` says why when there is none after all.
+    """
+
+    def __init__(self, num_gpus: float = 0.0) -> None:
         self._loaded: dict[str, Bundle] = {}
+        why = gpu.claim(num_gpus) if num_gpus else None
+        self.device = "cuda" if num_gpus and not why else None
+        self.problem = f"serve.num_gpus is {num_gpus:g}, but {why}: the CPU answers." if why else None
+        if self.problem:
+            logger.warning(self.problem)
 
     def prepare(self, release: Mapping[str, Any]) -> Answering:
         """Load champion, variants and shadow of ``release`` (the application's ``user_config``).
@@ -82,7 +95,7 @@ class Versions:
 
     def _version(self, body: Mapping[str, Any]) -> Version:
         arm = _arm(body)
-        found = self._loaded.pop(arm.digest, None) or load(arm)
+        found = self._loaded.pop(arm.digest, None) or load(arm, self.device)
         self._loaded[arm.digest] = found
         return Version(arm.version, found, arm.features)
 
@@ -91,18 +104,24 @@ class Versions:
             self._loaded.pop(next(iter(self._loaded)))
 
 
-def load(arm: Arm) -> Bundle:
-    """The bundle of ``arm``, verified and warmed; CorruptBundle, naming the version, when it is not what was saved."""
+def load(arm: Arm, device: str | None = None) -> Bundle:
+    """The bundle of ``arm`` for ``device`` (as :func:`raysaas.models.bundle.load` takes it), verified and warmed.
+
+    Raises CorruptBundle, naming the version, when it is not what was saved.
+    """
     try:
-        loaded = bundle.load(arm.uri, arm.digest)
+        loaded = bundle.load(arm.uri, arm.digest, device)
     except (OSError, CorruptBundle, NotFound) as error:
         raise CorruptBundle(f"Version {arm.version} ({arm.uri}) cannot be loaded: {error}") from error
-    blank = {
-        f.name: np.array([None], object) if f.kind == "category" else np.array([np.nan]) for f in loaded.encoder.fields
-    }
-    for _ in range(3):
-        loaded.predict(blank)
+    for num in _WARM_ROWS_ON_GPU if device else _WARM_ROWS:
+        loaded.predict(_blank(loaded, num))
     return loaded
+
+
+def _blank(loaded: Bundle, num: int) -> dict[str, Any]:
+    kinds = {field.name: field.kind for field in loaded.encoder.fields}
+    missing = {True: np.full(num, None, object), False: np.full(num, np.nan)}
+    return {name: missing[kind == "category"] for name, kind in kinds.items()}
 
 
 def _arm(body: Mapping[str, Any]) -> Arm:
