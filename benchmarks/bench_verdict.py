@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import norm
 
 from raysaas.release.blocks import CHALLENGER, CHAMPION, Block
-from raysaas.release.trial import Contest
+from raysaas.release.contest import Contest
 from raysaas.release.verdict import Continue, Promote, RollBack, decide
 
 BASE_RATE, AUC, MAX_OUTCOMES = 0.27, 0.80, 20_000

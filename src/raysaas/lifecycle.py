@@ -186,12 +186,14 @@ def watch(settings: Settings) -> dict[str, Any]:
     """Ship closed journals to Iceberg, render the drift report, compare served features with the stored ones."""
     from raysaas.drift import report
     from raysaas.features.skew import publish_rate, skew
+    from raysaas.ingest.compacting import compact_shipped
     from raysaas.stores.tables import Tables
 
     shipped = ship(settings)
-    ledger, name = Ledger(settings.storage.ledger_url or ""), settings.use_case.name
+    ledger, name, tables = Ledger(settings.storage.ledger_url or ""), settings.use_case.name, Tables(settings.storage)
+    compact_shipped(settings, tables, datetime.now(UTC))
     html = report.render(settings, ledger)
-    differing = skew(settings, Tables(settings.storage))
+    differing = skew(settings, tables)
     publish_rate(name, differing.rate)
     drift = [plain(one) for one in ledger.drift(name, 10)]
     return {"use_case": name, "shipped": shipped, "html": html, "skew": differing.summary(), "drift": drift}

@@ -23,6 +23,7 @@ from raysaas.ingest.compacting import ROUNDS
 from raysaas.ingest.pipeline import ingest
 from raysaas.ingest.watching import compact_when_due, watch
 from raysaas.settings import Ingest, Settings, Storage
+from raysaas.stores.logs import as_table
 from raysaas.stores.tables import Tables
 from raysaas.use_case import Column, ColumnType, Examples, Source, Sql, UseCase
 
@@ -131,6 +132,7 @@ def test_a_watched_source_is_compacted_after_so_many_rounds(
         (tmp_path / f"o-{number}.csv").write_text(f"id,amount\n{number},1\n")
         ingest(settings, "orders", run.tables, NOW)
     rounds = Counter({"orders": ROUNDS - 1})
+    caplog.clear()  # of what Ray says when it is used first
     compact_when_due(settings, run.tables, rounds, datetime.now(UTC))
     assert not caplog.messages
     rounds.update(["orders"])
@@ -138,7 +140,12 @@ def test_a_watched_source_is_compacted_after_so_many_rounds(
     assert "'merged': 8, 'into': 1" in caplog.messages[0]
     assert not rounds
     assert run.ids() == list(range(8))
-    assert contracts.compact(settings, "orders")[RAW]["merged"] == 0
+    for number in range(8):
+        outcome = {"decision_id": f"d{number}", "use_case": "shop", "tenant": "t", "label": "yes"}
+        run.tables.append("log.outcomes", as_table([outcome], "outcomes"))
+    told = contracts.compact(settings, "orders")
+    assert (told[RAW]["merged"], told["log.outcomes"]["merged"], told["log.outcomes"]["into"]) == (0, 8, 1)
+    assert run.tables.count("log.outcomes") == 8
     settings.ingest.keep_hours = None
     compact_when_due(settings, run.tables, Counter({"orders": ROUNDS}), datetime.now(UTC))
     assert len(caplog.messages) == 1

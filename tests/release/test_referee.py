@@ -1,5 +1,6 @@
 """The referee on a real ledger, real journals and real bundles; carrying out is a callable that does it, or dies."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -130,6 +131,36 @@ def test_outcomes_that_come_late_undo_the_promotion_but_not_a_persons(shop: Shop
     assert ("undo" in release.reason) is undone
 
 
+def test_corrected_outcomes_undo_the_promotion_that_the_wrong_ones_proved(shop: Shop) -> None:
+    referee = shop.referee(ReleasePolicy(stages=[0.2, 1.0], max_score_psi=99.0))
+    right = shop.traffic(1500, {"champion": 3.0, "challenger": -3.0}, share=0.2)
+    wrong = [{**one, "label": {"Yes": "No", "No": "Yes"}[one["label"]]} for one in right]
+    shop.observe([{**one, "observed_at": shop.now.isoformat()} for one in wrong])
+    assert referee.poll().kind is Kind.promote
+    referee = shop.referee(ReleasePolicy(stages=[0.2, 1.0], max_score_psi=99.0))
+    assert referee.poll().kind is Kind.wait
+    shop.now += timedelta(days=1)
+    shop.observe([{**one, "observed_at": shop.now.isoformat()} for one in right])
+    assert referee.poll().kind is Kind.roll_back
+    release = shop.ledger.release("shop")
+    assert release is not None
+    assert (release.champion, "undo" in release.reason) == (shop.arms[0], True)
+
+
+def test_an_outcome_by_key_that_came_before_the_comparison_is_not_lost_to_it(shop: Shop) -> None:
+    referee = shop.referee()
+    shop.observe([{"decision_id": None, "key": "k", "tenant": "acme", "label": "Yes"}])  # type: ignore[dict-item]
+    referee.poll()
+    rollout.start_canary(shop.ledger, "shop", shop.arms[0], 0.2, shop.done, actor="ana", reason="x", now=shop.now)
+    shop.now += timedelta(seconds=10)
+    made = {"id": "d1", "tenant": "acme", "entity": "e1", "arm": "champion", "version": 1, "label": "No", "key": "k",
+            "score": 0.5, "inputs": {}, "time": shop.now.isoformat()}  # fmt: skip
+    shop.journal("decisions").append([made])
+    referee.poll()
+    assert referee.trial is not None
+    assert list(referee.trial.counted) == ["d1"]
+
+
 def test_killed_anywhere_it_goes_on_with_what_it_knew(shop: Shop) -> None:
     whole, halves = shop.referee(), shop.referee()
     for part in range(3):
@@ -178,6 +209,45 @@ def test_a_release_that_serve_never_got_is_brought_to_it_with_patience(shop: Sho
     shop.now += timedelta(minutes=1)
     referee.poll()
     assert shop.applied == 2
+
+
+def test_counts_of_replicas_are_removed_once_they_are_part_of_what_is_saved(shop: Shop) -> None:
+    """A long canary keeps few segments on disk, whoever dies, and a decided one keeps none."""
+    folder, num, most, referee = shop.root / "journal" / "shop", 0, 0, shop.referee()
+    replica, dead = shop.journal("stats"), shop.journal("stats")
+    for second in range(60):
+        line = {"time": (shop.now + timedelta(seconds=1)).isoformat(), "arm": "challenger", "version": 2, "num": 1,
+                "errors": 0, "latency": {"1": 1}}  # fmt: skip
+        replica.append([line])
+        replica.rotate()
+        dead.append([line])
+        if second % 5 == 0:
+            dead._abandon()  # as if it was killed: its lock is gone, and the last line may be half
+            with next(folder.glob(f"{dead._stem}-*.open")).open("ab") as file:
+                file.write(b'{"time": "20')
+        num += 2
+        shop.now += timedelta(seconds=4)
+        referee = shop.referee() if second % 7 == 0 else referee
+        referee.poll()
+        most = max(most, len(list(folder.glob("stats-*"))))
+    shop.now += timedelta(seconds=11)
+    replica.append([line])
+    assert most < 20, "about those of the time between two saves"
+    referee.poll()
+    assert referee.trial is not None
+    assert referee.trial.tallies["challenger"].answered == num + 1
+    replica.append([line])
+    replica.close()
+    dead._abandon()
+    rollout.rollback(shop.ledger, "shop", shop.done, actor="ana", reason="no", now=shop.now)
+    referee.poll()
+    strays = list(folder.glob("stats-*"))
+    assert 0 < len(strays) < 20
+    for path in strays:
+        os.utime(path, (0, 0))
+    shop.now += timedelta(seconds=121)
+    referee.poll()
+    assert list(folder.glob("stats-*")) == []
 
 
 @pytest.mark.parametrize("seen", [True, False])

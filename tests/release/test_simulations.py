@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 
 from raysaas.release.blocks import CHALLENGER, CHAMPION, Block
-from raysaas.release.trial import Contest
+from raysaas.release.contest import Contest
 from raysaas.release.verdict import Continue, Promote, RollBack, decide
 
 BASE_RATE, AUC = 0.27, 0.80

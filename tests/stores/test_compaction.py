@@ -5,18 +5,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
-from raysaas.errors import NotFound
+from raysaas.errors import NotFound, Unavailable
 from raysaas.features.raw import pins
 from raysaas.settings import Storage
-from raysaas.stores.compaction import Compacted, compact
+from raysaas.stores.compaction import Compacted, compact, compact_logs
 from raysaas.stores.expired import clean, recall
-from raysaas.stores.tables import FILES, Tables, commit_order
+from raysaas.stores.journal import Journal, ship
+from raysaas.stores.tables import FILES, MADE_FROM, Tables, commit_order
 from raysaas.use_case import Examples, Source, UseCase
 
 NAME = "raw.shop__orders"
@@ -132,6 +135,86 @@ def test_what_a_commit_said_can_be_cleaned(tables: Tables) -> None:
     url = tables.storage.ledger_url or ""
     assert clean(url, [NAME], lambda text: text.replace("s1", "gone")) == 1
     assert [one["properties"]["raysaas.segments"] for one in recall(url, NAME)] == ["s0", "gone"]
+
+
+def ship_one(tables: Tables, root: Path, number: int, use_case: str = "shop") -> Path:
+    """Ship a decision; the place of its segment, as it was before."""
+    writer = Journal(root, use_case, "decisions")
+    writer.append([{"id": f"d{number}", "use_case": use_case, "tenant": "t", "version": 1, "score": 0.5,
+                    "inputs": {"x": number}, "time": "2026-01-01T00:00:00+00:00"}])  # fmt: skip
+    writer.close()
+    (segment,) = (root / use_case).glob("decisions-*.jsonl")
+    assert ship(root, use_case, "decisions", tables) == 1
+    return segment
+
+
+def test_logs_of_many_ships_become_few_files_and_later_ships_are_still_exactly_once(
+    tables: Tables, tmp_path: Path
+) -> None:
+    root = tmp_path / "journal"
+    segments = [ship_one(tables, root, number, "shop" if number % 2 else "bank") for number in range(16)]
+    before, pinned = tables.read("log.decisions").sort_by("id"), tables.snapshots("log.decisions")[3]["snapshot_id"]
+    made = {MADE_FROM: json.dumps({"snapshots": {"raw.bank__x": 1, "log.decisions": pinned}})}
+    tables.append("training.bank", pa.table({"row_id": ["1"]}), made)
+    done = compact_logs(tables, before=later(), newest=1)
+    assert set(done) == {"log.decisions"}
+    assert (done["log.decisions"].merged, done["log.decisions"].into, done["log.decisions"].versions) == (16, 1, 2)
+    assert tables.read("log.decisions").sort_by("id") == before
+    assert tables.count("log.decisions", pinned) == 4
+    (folder,) = (tmp_path / "warehouse").rglob("log/decisions/data")
+    assert len(list(folder.iterdir())) == 5, "the merged one, and the four that a training set was made of"
+    for segment in segments[:2]:  # as if their shipper had been killed before the move, months ago
+        (segment.parent / "shipped" / segment.name).rename(segment)
+    ship_one(tables, root, 16, "new")
+    assert ship(root, "shop", "decisions", tables) == ship(root, "bank", "decisions", tables) == 0
+    assert sorted(tables.read("log.decisions")["id"].to_pylist()) == sorted(f"d{number}" for number in range(17))
+
+
+def test_logs_are_compacted_while_shippers_go_on(tables: Tables, tmp_path: Path) -> None:
+    root, errors = tmp_path / "journal", []
+
+    def keep_shipping(use_case: str) -> None:
+        try:
+            for number in range(5):
+                ship_one(Tables(tables.storage), root, number, use_case)
+        except Exception as error:  # noqa: BLE001  told below
+            errors.append(error)
+
+    for number in range(8):
+        ship_one(tables, root, number)
+    shippers = [threading.Thread(target=keep_shipping, args=(name,)) for name in ("a", "b")]
+    for shipper in shippers:
+        shipper.start()
+    while any(shipper.is_alive() for shipper in shippers):
+        with suppress(Unavailable):
+            compact_logs(tables, before=later(), newest=3)
+    for shipper in shippers:
+        shipper.join()
+    compact_logs(tables, before=later(), newest=1)
+    assert errors == []
+    rows = tables.read("log.decisions")
+    found = sorted(zip(rows["use_case"].to_pylist(), rows["id"].to_pylist(), strict=True))
+    assert found == sorted([("shop", f"d{i}") for i in range(8)] + [(n, f"d{i}") for n in "ab" for i in range(5)])
+
+
+def test_a_merge_that_a_shipper_came_before_leaves_nothing_and_is_tried_again(
+    tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, rows = tmp_path / "journal", []
+
+    def ship_first(_: str, step: str) -> None:
+        if step == "written" and len(rows) < 1:
+            rows.append(ship_one(Tables(tables.storage), root, 8, "bank"))
+
+    for number in range(8):
+        ship_one(tables, root, number)
+    monkeypatch.setattr("raysaas.stores.compaction.reached", ship_first)
+    done = compact_logs(tables, before=later(), newest=1)["log.decisions"]
+    assert (done.merged, done.into, len(rows)) == (9, 1, 1)
+    (folder,) = (tmp_path / "warehouse").rglob("log/decisions/data")
+    named = {Path(task.file.file_path).name for task in tables.table("log.decisions").scan().plan_files()}
+    assert {path.name for path in folder.iterdir()} == named
+    assert sorted(tables.read("log.decisions")["id"].to_pylist()) == [f"d{i}" for i in range(9)]
 
 
 RUN = """

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from raysaas.errors import Unavailable
 from raysaas.settings import Storage
-from raysaas.stores.journal import Journal, await_closed, pending, ship, tail
+from raysaas.stores.journal import Journal, await_closed, drop_taken, pending, ship, tail
 from raysaas.stores.tables import Tables
 
 
@@ -225,6 +225,25 @@ def test_append_is_fast_enough_for_the_request_path(tmp_path):
     for i in range(2000):
         journal.append([record(i)])
     assert (time.perf_counter() - started) / 2000 < 0.0005
+
+
+def test_taken_segments_are_removed_and_those_with_unread_lines_stay(tmp_path):
+    journal = Journal(tmp_path, "shop", "stats")
+    journal.append([{"num": 1}])
+    taken, offsets = tail(tmp_path, "shop", "stats", {})
+    journal.append([{"num": 2}])
+    journal.rotate()
+    drop_taken(tmp_path, "shop", "stats", offsets)
+    rest, offsets = tail(tmp_path, "shop", "stats", offsets)
+    assert (taken, rest) == ([{"num": 1}], [{"num": 2}])
+    journal.append([{"num": 3}])
+    drop_taken(tmp_path, "shop", "stats", offsets)
+    assert [path.suffix for path in (tmp_path / "shop").iterdir()] == [".open"]
+    journal.close()
+    drop_taken(tmp_path, "shop", "stats", None, keep_s=60)
+    assert tail(tmp_path, "shop", "stats", offsets)[0] == [{"num": 3}]
+    drop_taken(tmp_path, "shop", "stats", None)
+    assert list((tmp_path / "shop").iterdir()) == []
 
 
 def test_pending_records_are_those_of_open_and_closed_segments_until_they_are_shipped(tmp_path, tables):

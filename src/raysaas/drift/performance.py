@@ -17,12 +17,17 @@ Floats = NDArray[np.float64]
 
 
 class Matured(NamedTuple):
-    """One decision with its outcome; ``outcome`` is as the application sent it, ``moment`` when it was decided."""
+    """One decision with its outcome; ``outcome`` is as the application sent it, ``moment`` when it was decided.
+
+    ``observed_us`` and ``known_us`` are when the outcome was observed and when it came.
+    """
 
     score: float
     label: str | None
     outcome: str
     moment: str = ""
+    observed_us: int = 0
+    known_us: int = 0
 
 
 def valid(task: Task, labels: Sequence[str], outcome: str) -> bool:

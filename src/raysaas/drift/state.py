@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from raysaas.drift.performance import Matured
-from raysaas.drift.sketches import DecisionWindow
+from raysaas.drift.track import Track
 from raysaas.errors import CorruptBundle
 from raysaas.models.profile import Profile
 from raysaas.records import Arm, DriftReport, Severity, Task
+from raysaas.stores.outcomes import ByKey
 
-COUNTERS = ("decisions", "outcomes", "ignored", "reports")
+COUNTERS = ("decisions", "outcomes", "corrected", "ignored", "reports")
+MAX_EARLY = 20_000  # outcomes by the caller's own key that are kept for decisions still to come
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,66 +41,6 @@ class Reference:
 
 
 @dataclass(slots=True)
-class Track:
-    """One version under watch: its unfinished windows and the number of the next report.
-
-    ``pending`` maps a decision id to its score, label and time, until the outcome comes, and ``named`` the caller's own
-    key of decisions to their ids. ``since`` is the release's first window. ``baseline`` is the first measured
-    performance, the reference where the bundle names none.
-    """
-
-    next_window: int = 1
-    since: int = 1
-    decisions: DecisionWindow | None = None
-    pending: dict[str, tuple[float, str | None, str]] = field(default_factory=dict)
-    named: dict[str, list[str]] = field(default_factory=dict)
-    matured: list[Matured] = field(default_factory=list)
-    matured_span: tuple[str, str] | None = None
-    baseline: dict[str, float] = field(default_factory=dict)
-
-    def restart(self) -> None:
-        """Forget unfinished windows; numbers go on."""
-        self.since, self.decisions, self.pending, self.matured = self.next_window, None, {}, []
-        self.named, self.matured_span = {}, None
-
-    def remember(self, record: Mapping[str, Any]) -> None:
-        """Wait for the outcome of a decision."""
-        self.pending[record["id"]] = (float(record["score"]), record.get("label"), record["time"])
-        if record.get("key"):
-            self.named.setdefault(_name(record), []).append(record["id"])
-
-    def trim(self, most: int) -> None:
-        """Wait for no more than ``most`` outcomes, the newest decisions'."""
-        for key in list(self.pending)[: max(len(self.pending) - most, 0)]:
-            del self.pending[key]
-        for name in list(self.named)[: max(len(self.named) - most, 0)]:
-            del self.named[name]
-
-    def decided(self, outcome: Mapping[str, Any]) -> list[str]:
-        """The decisions here that an outcome is of, by id or by key, and that still wait for one."""
-        ids = [str(outcome["decision_id"])] if outcome.get("decision_id") else self.named.pop(_name(outcome), [])
-        return [one for one in ids if one in self.pending]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        decisions = self.decisions.to_json() if self.decisions else None
-        return {"next_window": self.next_window, "since": self.since, "decisions": decisions, "pending": self.pending,
-                "named": self.named, "matured": self.matured, "matured_span": self.matured_span,
-                "baseline": self.baseline}  # fmt: skip
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Track":
-        """Inverse of ``to_json``."""
-        decisions = DecisionWindow.from_json(data["decisions"]) if data["decisions"] else None
-        span = data["matured_span"]
-        return cls(next_window=data["next_window"], since=data["since"], decisions=decisions,
-                   pending={key: (row[0], row[1], (*row, "")[2]) for key, row in data["pending"].items()},
-                   named=data.get("named", {}),
-                   matured=[Matured(*row) for row in data["matured"]],
-                   matured_span=(span[0], span[1]) if span else None, baseline=data["baseline"])  # fmt: skip
-
-
-@dataclass(slots=True)
 class State:
     """All that a watch must not forget. ``outbox`` holds reports not yet known to be in the ledger."""
 
@@ -108,6 +49,7 @@ class State:
     tracks: dict[int, Track] = field(default_factory=dict)
     outbox: list[DriftReport] = field(default_factory=list)
     submitted: list[int] = field(default_factory=list)
+    early: ByKey = field(default_factory=lambda: ByKey(MAX_EARLY))
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
 
     def to_json(self) -> dict[str, Any]:
@@ -115,12 +57,14 @@ class State:
         return {"champion": self.champion, "offsets": self.offsets, "counters": self.counters,
                 "tracks": {str(version): track.to_json() for version, track in self.tracks.items()},
                 "outbox": [report_to_json(report) for report in self.outbox],
-                "submitted": self.submitted}  # fmt: skip
+                "early": self.early.to_json(), "submitted": self.submitted}  # fmt: skip
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "State":
         """Inverse of ``to_json``."""
-        return cls(champion=data["champion"], offsets=data["offsets"], counters=data["counters"],
+        return cls(champion=data["champion"], offsets=data["offsets"],
+                   counters=dict.fromkeys(COUNTERS, 0) | data["counters"],
+                   early=ByKey(MAX_EARLY, data.get("early")),
                    tracks={int(version): Track.from_json(track) for version, track in data["tracks"].items()},
                    outbox=[_report_from_json(report) for report in data["outbox"]],
                    submitted=data["submitted"])  # fmt: skip
@@ -136,10 +80,6 @@ def _report_from_json(data: Mapping[str, Any]) -> DriftReport:
     times = {key: datetime.fromisoformat(data[key]) for key in ("started_at", "ended_at")}
     tuples = {key: tuple(data[key]) for key in ("decisions", "cause")}
     return DriftReport(**{**data, **times, **tuples, "severity": Severity(data["severity"])})
-
-
-def _name(record: Mapping[str, Any]) -> str:
-    return json.dumps([record.get("tenant"), record.get("key")])
 
 
 def _sha(data: bytes) -> str:

@@ -1,28 +1,32 @@
 """The watch over one use case: journal in, drift reports and retrain orders out. Plain Python; the actor only calls it.
 
+The newest outcome of a decision counts, also once its window was reported: the report is then made again in its place.
 What it knows is saved in the ledger in one write: places in the journal, unfinished windows, and reports that are made
 but not yet recorded. A process killed anywhere starts again from there: no decision is lost from a window or counted
 twice, whatever order segments are read in.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from raysaas.drift import performance
 from raysaas.drift.detectors import psi_shift
-from raysaas.drift.performance import Matured
 from raysaas.drift.policy import Action, Retrain, Wait, decide, judge, judge_performance
 from raysaas.drift.sketches import DecisionWindow
-from raysaas.drift.state import Reference, State, Track
+from raysaas.drift.state import Reference, State
+from raysaas.drift.track import OutcomeWindow, Track
 from raysaas.records import DriftReport, OrderState, Release, RetrainOrder, Severity
 from raysaas.settings import Drift
 from raysaas.stores.journal import tail
 from raysaas.stores.ledger import Ledger
+from raysaas.stores.outcomes import Told
 
 MAX_PENDING = 50_000
 SAVE_EVERY_S = 5.0
+_CORRECTED = "num_corrected"  # how many outcomes of a window were corrected since it was reported
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +76,7 @@ class Watch:
         return {
             "use_case": self.use_case, "version": self.state.champion, **self.state.counters,
             "window": {"next": track.next_window, "filled": window.num_rows if window else 0, "of": self._drift.window},
-            "outcomes_waiting": len(track.matured), "score": quantiles,
+            "outcomes_waiting": len(track.matured.rows), "score": quantiles,
             "severity": str(self.last_report.severity) if self.last_report else None,
             "action": {"kind": type(self.last_action).__name__.lower(), "reason": self.last_action.reason},
         }  # fmt: skip
@@ -94,6 +98,7 @@ class Watch:
         self._dirty |= bool(outcomes)
         for record in outcomes:
             self._take_outcome(record)
+        self._report_again()
         self.state.offsets["outcomes"] = places
         done += self._flush()
         if self._dirty and (self._clock() - self._saved_at).total_seconds() >= SAVE_EVERY_S:
@@ -112,7 +117,7 @@ class Watch:
             self.state.champion, self._dirty = release.champion.version, True
             self.state.tracks.setdefault(release.champion.version, Track()).restart()
         for version, track in self.state.tracks.items():
-            if version not in watched and (track.decisions or track.pending or track.matured):
+            if version not in watched and (track.decisions or track.pending or track.matured.rows or track.reported):
                 track.restart()
 
     def _resume(self) -> None:
@@ -144,6 +149,8 @@ class Watch:
         track = self.state.tracks.setdefault(version, Track())
         for record in records:
             track.remember(record)
+            if (told := self.state.early.of(record)) is not None:
+                self._tell(version, reference, track, record["id"], told)
         track.trim(MAX_PENDING)
         while records:
             room = self._drift.window - (track.decisions.num_rows if track.decisions else 0)
@@ -155,33 +162,51 @@ class Watch:
                 track.decisions = None
 
     def _take_outcome(self, record: Mapping[str, Any]) -> None:
-        outcome, before = str(record.get("label")), self.state.counters["outcomes"]
-        for version, reference in self._references.items():
-            track = self.state.tracks.get(version)
-            if track and performance.valid(reference.task, reference.labels, outcome):
-                for key in track.decided(record):
-                    score, label, moment = track.pending.pop(key)
-                    track.matured.append(Matured(score, label, outcome, moment))
-                    track.matured_span = ((track.matured_span or (key,))[0], key)
-                    self.state.counters["outcomes"] += 1
-                    self._finish_outcomes(version, reference, track)
-        self.state.counters["ignored"] += self.state.counters["outcomes"] == before
+        told, effects = Told.of(record), 0
+        if told is not None:
+            if not record.get("decision_id") and record.get("key") is not None:
+                self.state.early.add(record, told)
+            for version, reference in self._references.items():
+                track = self.state.tracks.get(version, Track())
+                effects += sum(self._tell(version, reference, track, key, told) for key in track.decided(record))
+        self.state.counters["ignored"] += not effects
+
+    def _tell(self, version: int, reference: Reference, track: Track, key: str, told: Told) -> bool:
+        """Take the outcome of one decision; whether it changed anything."""
+        change = track.tell(key, told, usable=performance.valid(reference.task, reference.labels, told.label))
+        if change:
+            self.state.counters["outcomes" if change == "first" else "corrected"] += 1
+        if change == "first":
+            self._finish_outcomes(version, reference, track)
+        return bool(change)
 
     def _finish_outcomes(self, version: int, reference: Reference, track: Track) -> None:
-        if len(track.matured) < self._drift.min_outcomes:
+        rows = list(track.matured.rows.values())
+        if len(rows) < self._drift.min_outcomes:
             return
-        measured = performance.measure(reference.task, reference.labels, track.matured)
+        measured = performance.measure(reference.task, reference.labels, rows)
         if measured:
-            self.state.outbox.append(self._outcome_report(version, reference, track, measured))
-            track.matured, track.matured_span = [], None
+            window = track.close(self._clock())
+            self.state.outbox.append(self._outcome_report(version, reference, track, window, measured))
+
+    def _report_again(self) -> None:
+        """Make the reports of windows anew whose outcomes were corrected."""
+        for version, reference in self._references.items():
+            track = self.state.tracks.get(version, Track())
+            for window in [window for window in track.reported if window.stale]:
+                window.stale = False
+                measured = performance.measure(reference.task, reference.labels, list(window.rows.values()))
+                if measured:
+                    self.state.outbox.append(self._outcome_report(version, reference, track, window, measured))
 
     def _report(self, version: int, reference: Reference, window: DecisionWindow) -> DriftReport:
         base = reference.profile.reference()
         shifts = {name: psi_shift(base.features[name], counts) for name, counts in window.counts.features.items()}
         prediction = psi_shift(base.score, window.counts.score)
         severity, cause = judge(shifts, prediction, self._drift)
+        number = self.state.tracks[version].number()
         return DriftReport(
-            use_case=self.use_case, version=version, window=self._number(version), num_decisions=window.num_rows,
+            use_case=self.use_case, version=version, window=number, num_decisions=window.num_rows,
             num_requests=window.num_requests, started_at=window.started_at, ended_at=window.ended_at,
             decisions=(window.first, window.last),
             features={name: max(shift.excess, 0.0) for name, shift in shifts.items()},
@@ -189,27 +214,27 @@ class Watch:
         )  # fmt: skip
 
     def _outcome_report(
-        self, version: int, reference: Reference, track: Track, measured: dict[str, float],
+        self, version: int, reference: Reference, track: Track, window: OutcomeWindow, measured: dict[str, float],
     ) -> DriftReport:  # fmt: skip
+        rows = list(window.rows.values())
         if not (reference.metrics or track.baseline):
             _log.warning("Version %s of %s names no metrics: first outcomes are its reference.", version, self.use_case)
+            track.baseline_of = window.number
+        if track.baseline_of == window.number:
             track.baseline = dict(measured)
-        metrics = reference.metrics or track.baseline
-        drop = performance.compare(reference.task, reference.labels, track.matured, measured, metrics)
+        drop = performance.compare(
+            reference.task, reference.labels, rows, measured, reference.metrics or track.baseline
+        )
         severity, cause = judge_performance(drop, self._drift) if drop else (Severity.silent, ())
         known = {f"reference_{drop.metric}": drop.reference, "standard_error": drop.error} if drop else {}
-        measured = {**measured, **known, "num_outcomes": float(len(track.matured))}
-        now, span = self._clock(), track.matured_span or ("", "")
+        corrected = {_CORRECTED: float(window.num_corrected)} if window.num_corrected else {}
+        measured = {**measured, **known, "num_outcomes": float(len(rows)), **corrected}
+        at = datetime.fromisoformat(window.ended_at)
         return DriftReport(
-            use_case=self.use_case, version=version, window=self._number(version), num_decisions=len(track.matured),
-            num_requests=len({row.moment for row in track.matured}), started_at=now, ended_at=now, decisions=span,
+            use_case=self.use_case, version=version, window=window.number, num_decisions=len(rows),
+            num_requests=len({row.moment for row in rows}), started_at=at, ended_at=at, decisions=window.span(),
             features={}, prediction=0.0, performance=measured, severity=severity, cause=cause,
         )  # fmt: skip
-
-    def _number(self, version: int) -> int:
-        track = self.state.tracks[version]
-        track.next_window += 1
-        return track.next_window - 1
 
     def _flush(self) -> list[DriftReport]:
         if not self.state.outbox:
@@ -217,7 +242,7 @@ class Watch:
         self.save()
         done, self.state.outbox = self.state.outbox, []
         for report in done:
-            self._ledger.add_drift(report)
+            self._ledger.correct_drift(report) if _corrected(report) else self._ledger.add_drift(report)
             self._act(report)
         self.last_report = done[-1]
         self.state.counters["reports"] += len(done)
@@ -229,7 +254,8 @@ class Watch:
         if report.version != self.state.champion or report.window < track.since:
             return
         recorded = self._ledger.drift(self.use_case, 4 * self._drift.consecutive + 50)
-        mine = [old for old in recorded if old.version == report.version and track.since <= old.window <= report.window]
+        last = math.inf if _corrected(report) else report.window
+        mine = [old for old in recorded if old.version == report.version and track.since <= old.window <= last]
         history = sorted(mine, key=lambda old: -old.window)
         if self._ledger.expire_orders(self.use_case, self._clock()):
             _log.warning("The job of an earlier retrain order of %s died; the order is closed.", self.use_case)
@@ -251,6 +277,10 @@ class Watch:
             _log.exception("Retrain order %s of %s could not be handed on.", order.id, self.use_case)
             result = f"The order could not be handed on: {error}"
             self._ledger.close_order(order.id, OrderState.failed, result, self._clock())
+
+
+def _corrected(report: DriftReport) -> bool:
+    return report.performance.get(_CORRECTED, 0.0) > 0
 
 
 def _complete(record: Mapping[str, Any]) -> bool:

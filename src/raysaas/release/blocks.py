@@ -45,16 +45,22 @@ class Block:
 
     def close(self) -> float | None:
         """How much better the challenger did, when both sides have enough of each kind; the next block starts."""
-        sides: list[Sequence[float]] = []
         for side in (CHALLENGER, CHAMPION):  # whom it is mostly waited for first
             for kind in self.kinds:
-                sides.append(self.values.get(f"{side}/{kind}", ()))
-                if len(sides[-1]) < SIZE:
+                if len(self.values.get(f"{side}/{kind}", ())) < SIZE:
                     return None
-        self.values = {}
-        if len(self.kinds) == 2:
-            return concordance(sides[0], sides[1]) - concordance(sides[2], sides[3])
-        return float(np.mean(sides[1]) - np.mean(sides[0]))
+        values, self.values = self.values, {}
+        return difference(values, self.kinds)
+
+
+def difference(values: Mapping[str, Sequence[float]], kinds: Sequence[str]) -> float | None:
+    """How much better the challenger did on these outcomes, None when a side has none of some kind."""
+    sides = [values.get(f"{side}/{kind}", ()) for side in (CHALLENGER, CHAMPION) for kind in kinds]
+    if not all(map(len, sides)):
+        return None
+    if len(kinds) == 2:
+        return concordance(sides[0], sides[1]) - concordance(sides[2], sides[3])
+    return float(np.mean(sides[1]) - np.mean(sides[0]))
 
 
 def concordance(negatives: Sequence[float], positives: Sequence[float]) -> float:

@@ -12,9 +12,10 @@ from enum import StrEnum
 from raysaas.records import Release
 from raysaas.release import ratio, steps
 from raysaas.release.blocks import CHAMPION
+from raysaas.release.contest import Contest
 from raysaas.release.tally import rails
-from raysaas.release.trial import Contest, Trial
-from raysaas.release.verdict import Promote, RollBack, Verdict, decide
+from raysaas.release.trial import Trial
+from raysaas.release.verdict import Evidence, Promote, RollBack, Verdict, decide
 from raysaas.settings import ReleasePolicy
 
 ACTOR = "release"
@@ -45,7 +46,7 @@ def judge(trial: Trial, release: Release, policy: ReleasePolicy) -> Action:
         return Action(kind=Kind.wait, reason="The use case is frozen.")
     if broken := _broken(trial, policy):
         return Action(kind=Kind.roll_back, reason=broken)
-    verdicts = {name: _verdict(trial, contest, policy) for name, contest in trial.contests.items()}
+    verdicts = {name: _verdict(trial, contest, contest.evidence, policy) for name, contest in trial.contests.items()}
     for name, verdict in verdicts.items():
         if isinstance(verdict, Promote):
             return Action(kind=Kind.promote, reason=verdict.reason, version=trial.versions[name])
@@ -56,20 +57,22 @@ def judge(trial: Trial, release: Release, policy: ReleasePolicy) -> Action:
 
 
 def judge_again(trial: Trial, promoted: Release, policy: ReleasePolicy, now: datetime) -> Action:
-    """Whether outcomes that came after ``promoted``, the promotion that ended ``trial``, prove it wrong."""
+    """Whether outcomes that came or were corrected after ``promoted``, the promotion that ended ``trial``, prove it
+    wrong: what is known now counts."""
     if now - promoted.at > timedelta(days=policy.undo_days):
         return Action(kind=Kind.wait, reason="The time to undo the promotion is over.")
     name = next(name for name, version in trial.versions.items() if version == promoted.champion.version)
-    verdict = _verdict(trial, trial.contests[name], replace(policy, max_outcomes=2**62))
+    contest = trial.contests[name]
+    verdict = _verdict(trial, contest, contest.as_known(), replace(policy, max_outcomes=2**62))
     if isinstance(verdict, RollBack):
         return Action(kind=Kind.roll_back, reason=f"Later outcomes undo the promotion. {verdict.reason}")
     return Action(kind=Kind.wait, reason="Outcomes that come late can still undo the promotion.")
 
 
-def _verdict(trial: Trial, contest: Contest, policy: ReleasePolicy) -> Verdict:
+def _verdict(trial: Trial, contest: Contest, evidence: Evidence, policy: ReleasePolicy) -> Verdict:
     return decide(
-        contest.evidence, alpha=policy.alpha / len(trial.contests), num_outcomes=contest.num_outcomes,
-        max_outcomes=policy.max_outcomes, unproven=policy.unproven,
+        evidence, corrected=contest.as_known(), alpha=policy.alpha / len(trial.contests),
+        num_outcomes=contest.num_outcomes, max_outcomes=policy.max_outcomes, unproven=policy.unproven,
     )  # fmt: skip
 
 

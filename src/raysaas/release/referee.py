@@ -5,6 +5,7 @@ again from there. It also sees when a release was recorded and never reached Ser
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,11 +16,12 @@ from raysaas.release.judge import ACTOR, Action, Kind, judge, judge_again
 from raysaas.release.steps import CHALLENGER
 from raysaas.release.trial import Trial
 from raysaas.settings import ReleasePolicy
-from raysaas.stores.journal import tail
+from raysaas.stores.journal import drop_taken, tail
 from raysaas.stores.ledger import Ledger
 
 SAVE_EVERY_S, SAVE_SELDOM_S = 10.0, 120.0  # while versions are compared; while only late outcomes are waited for
 SETTLE_S = 5.0  # replicas take a release within this time
+STRAY_S = 60.0  # counts of no comparison are removed when they are this old
 UNAPPLIED_S = 15.0  # a release that Serve did not get by then has lost whoever recorded it
 _KINDS = ("outcomes", "decisions", "shadows", "stats")  # an outcome that was read has its decision read after it
 
@@ -53,6 +55,13 @@ class Referee:
         trial = self.trial.to_json() if self.trial else None
         self._ledger.set_state(self._key, {"offsets": self._offsets, "trial": trial, "status": self.status()})
         self._saved_at = self._clock()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove segments of replicas' counts: those that are part of what was saved, or of no comparison."""
+        offsets, keep_s = (self._offsets.get("stats", {}), 0.0) if self.trial else (None, STRAY_S)
+        with suppress(OSError):  # a disk that cannot be written is for those to report who must write it
+            drop_taken(self._journal, self.use_case, "stats", offsets, keep_s=keep_s)
 
     def poll(self) -> Action:
         """Take in what is new and act on it. After an error the next call starts from what was saved."""
@@ -72,6 +81,8 @@ class Referee:
             self._history = self._ledger.releases(self.use_case)
         promoted = self._follow(self._history)
         if self.trial is None:
+            if self._due(SAVE_SELDOM_S):
+                self.save()
             return Action(kind=Kind.wait, reason="Nothing is compared.")
         fresh = self._take(self.trial)
         if promoted is None:
@@ -106,7 +117,9 @@ class Referee:
         release = history[0]
         if release.variants or release.shadow:
             if self.trial is None or self.trial.id != _id(history):
-                self.trial = _begun(history)
+                begun = _begun(history)
+                begun.early = self.trial.early if self.trial is not None else begun.early
+                self.trial = begun
             shares = {variant.name: variant.share for variant in release.variants}
             if shares:
                 since = _same(history, lambda one: one.variants)[-1]

@@ -115,7 +115,7 @@ def _bet(n: int, total: float, squares: float) -> float:
 
 def decide(
     evidence: Evidence, guard_rails: Sequence[GuardRail] = (), *, alpha: float = 0.05, num_outcomes: int | None = None,
-    max_outcomes: int = 20_000, unproven: Unproven = Unproven.roll_back,
+    max_outcomes: int = 20_000, unproven: Unproven = Unproven.roll_back, corrected: Evidence | None = None,
 ) -> Verdict:  # fmt: skip
     """Promote, RollBack or Continue, callable as often as wanted.
 
@@ -126,15 +126,18 @@ def decide(
     alpha : chance, over a whole release, of a proof between equal versions; half of it goes to each side.
     num_outcomes : of the challenger so far; by default the number of differences.
     max_outcomes, unproven : what happens after this many outcomes without proof.
+    corrected : the evidence with outcomes as corrected since: it must prove the same. As it can only withhold a proof,
+        the chance of a false one is no greater.
     """
     for rail in guard_rails:
         if rail.broken():
             return RollBack(rail.told())
     seen = evidence.num_pairs if num_outcomes is None else num_outcomes
-    gain, bar = evidence.mean(), math.log(2 / alpha)
-    if evidence.peak_worse >= bar and gain < 0:
+    proofs = (evidence, corrected or evidence)
+    gain, bar = proofs[1].mean(), math.log(2 / alpha)
+    if all(one.peak_worse >= bar and one.mean() < 0 for one in proofs):
         return RollBack(f"The challenger is worse by {-gain:.4f} after {seen} outcomes (alpha {alpha:g}).")
-    if evidence.peak_better >= bar and gain > 0:
+    if all(one.peak_better >= bar and one.mean() > 0 for one in proofs):
         return Promote(f"The challenger is better by {gain:.4f} after {seen} outcomes (alpha {alpha:g}).")
     if seen >= max_outcomes:
         told = f"The challenger proved neither better nor worse in {seen} outcomes ({gain:+.4f})."

@@ -5,11 +5,13 @@ said (files and segments taken, offsets, findings) is kept in the ledger's datab
 are the same before and after. Every step may be killed: the next run completes it. Library: pyiceberg.
 """
 
+import json
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
-from pyiceberg.exceptions import CommitFailedException
+from pyiceberg.exceptions import CommitFailedException, ValidationException
 from pyiceberg.io.pyarrow import ArrowScan, _dataframe_to_data_files
 from pyiceberg.table import FileScanTask, Table
 from pyiceberg.table.refs import SnapshotRefType
@@ -19,11 +21,14 @@ from pyiceberg.table.update.snapshot import ExpireSnapshots
 from raysaas.errors import Unavailable
 from raysaas.faults import reached
 from raysaas.stores.expired import recall, remember
+from raysaas.stores.logs import SCHEMAS
 from raysaas.stores.orphans import drop_metadata, finish, intend
-from raysaas.stores.tables import BOUNDED, EXPIRED, Tables
+from raysaas.stores.tables import BOUNDED, EXPIRED, MADE_FROM, Tables
 
 NEWEST = 100  # so many versions stay, however old
 _SMALL_BYTES, _GROUP_BYTES, _FEW = 16 << 20, 64 << 20, 8
+_TRIES = 5
+_CAME_FIRST = (CommitFailedException, ValidationException)
 _MERGED = "raysaas.merged"  # snapshot property: how many data files the commit merged
 
 
@@ -55,16 +60,38 @@ def compact(
         doomed = _doomed(table, before, frozenset(keep), newest)
         if doomed:
             _expire(tables, name, table, doomed)
-    except CommitFailedException as error:
+    except _CAME_FIRST as error:
         raise Unavailable(f"Table {name!r} is being written by others: it was not compacted. Try again.") from error
     return Compacted(merged, into, len(doomed), len(table.snapshots()), deleted + finish(table) + drop_metadata(table))
+
+
+def compact_logs(tables: Tables, *, before: datetime, newest: int = NEWEST) -> dict[str, Compacted]:
+    """Compact the log tables; by name. Versions that the training sets of any use case name stay.
+
+    Shippers may go on meanwhile. Raises Unavailable when they came first ``_TRIES`` times.
+    """
+    keep, told = _trained_on(tables), {}
+    for name in [name for kind in SCHEMAS if tables.exists(name := f"log.{kind}")]:
+        for left in reversed(range(_TRIES)):
+            with suppress(*([Unavailable] if left else [])):
+                told[name] = compact(tables, name, before=before, keep=keep, newest=newest)
+                break
+    return told
+
+
+def _trained_on(tables: Tables) -> frozenset[int]:
+    """The versions of log tables that training sets were made of."""
+    sets = [one for name in tables.names() if name.startswith("training.") for one in tables.snapshots(name)]
+    records = [one["properties"].get(MADE_FROM, "{}") for one in sets]
+    pins = [json.loads(record).get("snapshots", {}) for record in records]
+    return frozenset(snapshot for pin in pins for name, snapshot in pin.items() if name.startswith("log."))
 
 
 def _merge(table: Table) -> tuple[int, int]:
     small = [task for task in table.scan().plan_files() if task.file.file_size_in_bytes < _SMALL_BYTES]
     if len(small) < _FEW:
         return 0, 0
-    into, transaction = 0, table.transaction()
+    written, transaction = list[str](), table.transaction()
     with transaction.update_snapshot(snapshot_properties={_MERGED: str(len(small))}).overwrite() as update:
         # The newest commit comes first in a plan: files keep the order in which their rows came.
         for group in _groups(small[::-1]):
@@ -72,13 +99,18 @@ def _merge(table: Table) -> tuple[int, int]:
             reader = ArrowScan(table.metadata, table.io, scan.projection(), scan.row_filter)
             for file in _dataframe_to_data_files(table.metadata, reader.to_table(group), table.io):
                 update.append_data_file(file)
-                into += 1
+                written.append(file.file_path)
             for task in group:
                 update.delete_data_file(task.file)
     reached("compact", "written")
-    transaction.commit_transaction()
+    try:
+        transaction.commit_transaction()
+    except _CAME_FIRST:
+        for path in written:
+            table.io.delete(path)
+        raise
     reached("compact", "merged")
-    return len(small), into
+    return len(small), len(written)
 
 
 def _groups(tasks: list[FileScanTask]) -> Iterator[list[FileScanTask]]:

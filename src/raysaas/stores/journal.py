@@ -224,18 +224,17 @@ def _loads(lines: bytes) -> list[dict[str, Any]]:
 class Appender(Protocol):
     """What the shipper needs of :class:`raysaas.stores.tables.Tables`."""
 
-    def exists(self, name: str) -> bool: ...
-
     def append(self, name: str, table: pa.Table, properties: dict[str, str] | None = None) -> int: ...
 
-    def snapshots(self, name: str) -> list[dict[str, Any]]: ...
+    def history(self, name: str) -> list[dict[str, Any]]: ...
 
 
 def ship(root: str | Path, use_case: str, kind: str, tables: Appender, *, keep_s: float = KEEP_SHIPPED_S) -> int:
     """Append closed segments, and those whose writer died, to Iceberg ``log.<kind>`` exactly once; return the rows.
 
     Each commit names its segments in the snapshot's properties: a shipper killed between the commit and the move finds
-    them there. Shipped segments stay for ``keep_s`` seconds, for readers of :func:`tail` that are behind.
+    them there (in the ledger, when that version expired). Shipped segments stay for ``keep_s`` seconds, for readers of
+    :func:`tail` that are behind.
     """
     folder = Path(root) / use_case
     if not folder.exists():
@@ -298,6 +297,19 @@ def retire(root: str | Path, use_case: str, stems: Iterable[str]) -> None:
         with suppress(FileNotFoundError):
             (folder / "shipped").mkdir(exist_ok=True)
             (folder / f"{stem}.jsonl").rename(folder / "shipped" / f"{stem}.jsonl")
+
+
+def drop_taken(
+    root: str | Path, use_case: str, kind: str, offsets: Mapping[str, int] | None, *, keep_s: float = 0.0
+) -> None:
+    """Remove closed segments of a kind that has one reader and is not shipped, where ``offsets``, which that reader
+    has saved, are at their end; with None all of them. Those last written in the newest ``keep_s`` seconds stay."""
+    folder, before = Path(root) / use_case, time.time() - keep_s
+    close_orphans(folder, kind)
+    for path in folder.glob(f"{kind}-*.jsonl"):
+        left = b"" if offsets is None else _read_lines(path, offsets.get(path.stem, 0), path.stat().st_size)
+        if not left and path.stat().st_mtime <= before:
+            path.unlink()
 
 
 def pending(root: str | Path, use_case: str, kind: str) -> list[dict[str, Any]]:
@@ -364,5 +376,4 @@ def _drop_old(folder: Path, kind: str, keep_s: float) -> None:
 
 
 def _shipped_names(tables: Appender, name: str) -> set[str]:
-    snapshots = tables.snapshots(name) if tables.exists(name) else []
-    return {stem for snapshot in snapshots for stem in snapshot["properties"].get(_SEGMENTS, "").split(",")}
+    return {stem for commit in tables.history(name) for stem in commit["properties"].get(_SEGMENTS, "").split(",")}

@@ -204,15 +204,21 @@ class Ledger:
 
     def add_drift(self, report: DriftReport) -> bool:
         """Record a report; False when that window was recorded before."""
-        times = {"started_at": report.started_at.isoformat(), "ended_at": report.ended_at.isoformat()}
         row = {"use_case": report.use_case, "version": report.version, "window": report.window}
         try:
             with self._engine.begin() as connection:
-                body = asdict(report) | times
+                body = _drift_body(report)
                 connection.execute(_DRIFT.insert().values(body=body, ended_at=_naive(report.ended_at), **row))
         except IntegrityError:
             return False
         return True
+
+    def correct_drift(self, report: DriftReport) -> None:
+        """Put a report in the place of the one recorded of its window: outcomes were corrected."""
+        if not self.add_drift(report):
+            where = {"use_case": report.use_case, "version": report.version, "window": report.window}
+            with self._engine.begin() as connection:
+                connection.execute(_DRIFT.update().filter_by(**where).values(body=_drift_body(report)))
 
     def drift(self, use_case: str, limit: int = 50) -> list[DriftReport]:
         """The newest reports, newest first."""
@@ -356,6 +362,10 @@ def _challenger(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not body.get("challenger"):
         return []
     return [{"name": "challenger", "arm": body["challenger"], "share": body["challenger_share"]}]
+
+
+def _drift_body(report: DriftReport) -> dict[str, Any]:
+    return asdict(report) | {"started_at": report.started_at.isoformat(), "ended_at": report.ended_at.isoformat()}
 
 
 def _drift(body: Mapping[str, Any]) -> DriftReport:

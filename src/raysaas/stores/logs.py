@@ -28,6 +28,8 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("given", pa.string()),
             # The caller's own name of the decision, unique or not, within a tenant.
             ("key", pa.string()),
+            # What computed the score, such as torch/cuda; null for the CPU, which gives the same bits again.
+            ("backend", pa.string()),
         ]
     ),
     "outcomes": pa.schema(

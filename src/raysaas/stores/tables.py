@@ -216,26 +216,17 @@ class Tables:
         """Every version, oldest first: ``snapshot_id``, ``committed_at`` (UTC), ``operation``, ``parent`` (id of the
         version it was committed on, or None) and ``properties``.
         """
-        if not self.exists(name):
-            return []
-        return [
-            {
-                "snapshot_id": s.snapshot_id,
-                "committed_at": datetime.fromtimestamp(s.timestamp_ms / 1000, UTC),
-                "operation": s.summary.operation.value if s.summary else "",
-                "parent": s.parent_snapshot_id,
-                "properties": dict(s.summary.additional_properties) if s.summary else {},
-            }
-            for s in self.table(name).snapshots()
-        ]
+        return _commits(self.table(name)) if self.exists(name) else []
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """Every commit as :meth:`snapshots` tells it, oldest first, those of versions that expired included.
 
         Raises NotFound when the ledger does not know them: what was taken before would be taken again.
         """
-        present = self.snapshots(name)
-        expired = int(self.table(name).properties.get(EXPIRED, "0")) if present else 0
+        if not self.exists(name):
+            return []
+        table = self.table(name)  # once: versions may expire meanwhile
+        present, expired = _commits(table), int(table.properties.get(EXPIRED, "0"))
         if not expired:
             return present
         there = {one["snapshot_id"] for one in present}
@@ -259,6 +250,19 @@ class Tables:
         table = self.table(name)
         if tag not in table.metadata.refs:
             table.manage_snapshots().create_tag(snapshot_id, tag).commit()
+
+
+def _commits(table: Table) -> list[dict[str, Any]]:
+    return [
+        {
+            "snapshot_id": s.snapshot_id,
+            "committed_at": datetime.fromtimestamp(s.timestamp_ms / 1000, UTC),
+            "operation": s.summary.operation.value if s.summary else "",
+            "parent": s.parent_snapshot_id,
+            "properties": dict(s.summary.additional_properties) if s.summary else {},
+        }
+        for s in table.snapshots()
+    ]
 
 
 def _sdk_options(warehouse: str) -> dict[str, str]:
