@@ -2,21 +2,28 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import signal
+import ssl
 import threading
 import time
 from pathlib import Path
 
+import flwr
+import httpx
 import pyarrow.compute as pc
 import pytest
+from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from google.protobuf.message import Message
 from sklearn.metrics import roc_auc_score
 
 from raysaas.errors import Unavailable
 from raysaas.federation import job
 from raysaas.federation import run as federated
 from raysaas.federation.credentials import Credentials
-from raysaas.federation.superlink import Federation, Process, free_ports
+from raysaas.federation.superlink import CONNECTION, Federation, Process, free_ports
 from raysaas.models import bundle
 from raysaas.models.encode import Encoder
 from raysaas.records import Family, Task
@@ -120,10 +127,38 @@ def test_of_three_sites_one_may_die_and_the_rest_go_on(tmp_path: Path) -> None:
     assert bundle.load(found.path).digest == found.digest
 
 
-def test_a_node_with_an_unregistered_key_is_turned_away(tmp_path: Path) -> None:
+def _ask(federation: Federation, path: str, message: Message, **headers: str) -> httpx.Response:
+    """What Flower's own client sends to the SuperLink, with other headers."""
+    known = {"flwr-package-name": "flwr", "flwr-package-version": flwr.__version__, "flwr-component-name": "flwr CLI"}
+    return httpx.post(
+        f"https://{federation.address}/v1/{path}",
+        content=message.SerializeToString(),
+        headers={"content-type": "application/protobuf"} | known | headers,
+        verify=ssl.create_default_context(cafile=str(federation.credentials.ca)),
+    )
+
+
+def _turns_away_whoever_lacks_its_secrets(federation: Federation) -> None:
+    listed = json.loads(federation.flwr("list", CONNECTION, "--format", "json"))
+    assert listed["runs"] == []
+    token = federation.credentials.control.read_text()
+    bearers = {"": 401, "Bearer": 401, "Bearer noop": 401, f"Bearer {token[:-1]}": 401, f"Bearer {token}": 200}
+    for bearer, status in bearers.items():
+        headers = {"authorization": bearer} if bearer else {}
+        assert _ask(federation, "control/list-runs", ListRunsRequest(), **headers).status_code == status
+    for path, message in (("start-run", StartRunRequest()), ("register-node", RegisterNodeRequest())):
+        assert _ask(federation, f"control/{path}", message).status_code == 401
+    assert _ask(federation, "runtime/acquire-task", AcquireTaskRequest()).status_code == 401
+    (federation.home / "credentials.yaml").rename(federation.home / "away.yaml")
+    with pytest.raises(Unavailable, match="flwr list"):
+        federation.flwr("list", CONNECTION)
+
+
+def test_strangers_are_turned_away_callers_and_nodes(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     with Federation(home, tmp_path / "logs", {"site-0": tmp_path / "rows.parquet"}) as federation:
+        _turns_away_whoever_lacks_its_secrets(federation)
         stranger = Credentials.create(home / "stranger-keys", 1).node_keys[0]
         (port,) = free_ports(1)
         command = federation._node_command(0, "site-0", port)

@@ -1,12 +1,14 @@
 """The OpenAPI document against the door: every route is in it, its examples work, its bounds are the contract's."""
 
 import asyncio
+import gzip
 import time
+import tracemalloc
 
 import jsonschema
 import pytest
 
-from raysaas.errors import TooSlow
+from raysaas.errors import PayloadTooLarge, TooSlow
 from raysaas.serving.body import read_body
 from raysaas.tenancy.keys import KeyRing, new_key
 from raysaas.use_case import Column, ColumnType, Source
@@ -99,6 +101,20 @@ def test_a_body_that_does_not_arrive_is_given_up():
 
     assert asyncio.run(read()) < 2
     assert (TooSlow.http_status, TooSlow.exit_code) == (408, 75)
+
+
+def test_a_bomb_is_not_unpacked_beyond_the_limit():
+    bomb = gzip.compress(b"0" * 50_000_000)
+
+    async def receive():
+        return {"type": "http.request", "body": bomb, "more_body": False}
+
+    tracemalloc.start()
+    with pytest.raises(PayloadTooLarge):
+        asyncio.run(read_body(receive, b"", b"gzip", 100_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def test_the_time_of_a_lookup_says_nothing_of_the_guess():

@@ -16,6 +16,7 @@ import uvicorn
 
 from raysaas.serving import middleware, wire
 from raysaas.stores.journal import pending
+from raysaas.tenancy.keys import new_key
 
 ROW = {"amount": 3.5, "visits": 2, "vip": True, "plan": "pro"}
 BODY = orjson.dumps({"instances": [ROW]})
@@ -62,7 +63,7 @@ def request(served, body=BODY, *, path="/predict", method="POST", **headers):
     lines = {"host": "h", "authorization": f"Bearer {served.app.keys['acme']}", "content-length": str(len(body))}
     lines |= {name.replace("_", "-"): value for name, value in headers.items()}
     head = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in lines.items() if value is not None)]
-    return "\r\n".join([*head, "", ""]).encode() + body
+    return "\r\n".join([*head, "", ""]).encode("latin-1") + body
 
 
 def answers(sock, num):
@@ -92,7 +93,7 @@ def test_a_prediction_takes_the_line_and_says_what_asgi_says(served):
     (asgi,) = talk(served, request(served))
     assert served.ways == {"line": 1, "asgi": 1}
     assert line[0] == asgi[0] == 200
-    assert line[1].keys() == asgi[1].keys()
+    assert line[1].keys() - asgi[1].keys() == {"x-request-id"}, "which Serve gives to those that pass it"
     one, other = (orjson.loads(answer[2])["decisions"][0] for answer in (line, asgi))
     assert one.pop("decision_id") != other.pop("decision_id")
     assert one == other
@@ -125,6 +126,54 @@ def test_refusals_are_problem_documents(served, headers, status, slug):
         assert headers["content-type"] == "application/problem+json"
         assert orjson.loads(body)["type"].endswith(slug)
         assert not pending(served.app.spec.storage.journal, "shop", "decisions")
+
+
+@pytest.mark.parametrize(("scope", "status"), [("predict", 200), ("feedback", 403), ("events", 403)])
+def test_the_line_asks_for_its_own_scope(served, scope, status):
+    key, digest = new_key()
+    served.app.ledger.add_key(digest, "umbrella", [scope])
+    assert talk(served, request(served, authorization=f"Bearer {key}"))[0][0] == status
+    assert served.ways == {"line": 1}
+
+
+@pytest.mark.parametrize("given", ["client-7 of (acme)", "~" * 128])
+@pytest.mark.parametrize("body", [BODY, b"{"])
+def test_the_callers_request_id_is_answered(served, body, given):
+    assert talk(served, request(served, body, x_request_id=given))[0][1]["x-request-id"] == given
+
+
+@pytest.mark.parametrize("given", [None, "", "x" * 129, "caf\u00e9", "a\tb"])
+def test_without_a_good_request_id_the_answer_has_its_own(served, given):
+    good, refused = (talk(served, request(served, body, x_request_id=given))[0] for body in (BODY, b"{"))
+    assert good[1]["x-request-id"] == orjson.loads(good[2])["decisions"][0]["decision_id"]
+    assert len(refused[1]["x-request-id"]) == 32
+    assert served.ways == {"line": 2}
+
+
+def test_the_limit_of_a_body_holds_for_small_ones_too(served):
+    served.app.spec.serve.max_body_bytes = len(BODY) - 1
+    assert talk(served, request(served))[0][0] == 413
+    assert served.ways == {"asgi": 1}
+    assert not pending(served.app.spec.storage.journal, "shop", "decisions")
+
+
+@pytest.mark.parametrize("path", ["/innerx/predict", "//inner/predict", "/INNER/predict", "/predict", "/"])
+def test_a_path_of_no_use_case_is_not_passed_on(served, path):
+    wire.Wire.line = wire.Wire.line._replace(path="/shop/inner/predict")
+    raw = request(served, path=path) + request(served, b"", method="GET", path="/inner/health")
+    nowhere, passed_on = talk(served, raw, num=2)
+    assert (nowhere[0], nowhere[1]["content-type"]) == (404, "application/problem+json")
+    assert orjson.loads(nowhere[2])["detail"] == "There is no use case at this path."
+    assert (passed_on[0], served.ways) == (404, {"asgi": 1}), "the door's own routes begin without it here"
+
+
+def test_what_is_no_http_is_refused_as_all_else_is(served):
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nX-A : b\r\n\r\n")
+        ((status, headers, body),) = answers(sock, 1)
+        assert sock.recv(1) == b""
+    assert (status, headers["content-type"], headers["connection"]) == (400, "application/problem+json", "close")
+    assert (orjson.loads(body)["status"], orjson.loads(body)["type"].rpartition("/")[2]) == (400, "bad-request")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Keys of one federated run: a throw-away CA, the SuperLink's certificate, and one EC key per SuperNode.
+"""Keys of one federated run: a throw-away CA, the SuperLink's certificate, one EC key per SuperNode, and two secrets.
 
 Made anew for each run in a folder that only its owner can read, and deleted with it. Flower signs a timestamp with a
 node's key, so the keys prove identity only together with TLS.
@@ -6,6 +6,7 @@ node's key, so the keys prove identity only together with TLS.
 
 import datetime as dt
 import ipaddress
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +21,17 @@ _VALIDITY = dt.timedelta(days=2)
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Paths of one run's keys; a node's public key lies beside its private one as ``.pub``."""
+    """Paths of one run's keys; a node's public key lies beside its private one as ``.pub``.
+
+    ``control`` is the token of the SuperLink's Control API, ``executor`` the secret of the one process that may run
+    ServerApps.
+    """
 
     ca: Path
     certificate: Path
     key: Path
+    control: Path
+    executor: Path
     node_keys: tuple[Path, ...]
 
     @classmethod
@@ -38,6 +45,8 @@ class Credentials:
             ca=_write(folder / "ca.crt", ca.public_bytes(Encoding.PEM)),
             certificate=_write(folder / "server.crt", server.public_bytes(Encoding.PEM)),
             key=_write(folder / "server.key", _private(server_key, PrivateFormat.PKCS8)),
+            control=_write(folder / "control.token", secrets.token_urlsafe(32).encode()),
+            executor=_write(folder / "executor.secret", secrets.token_bytes(32)),
             node_keys=tuple(_node_key(folder / f"node-{index}") for index in range(num_nodes)),
         )
 

@@ -110,6 +110,7 @@ class Federation:
     def __init__(self, home: Path, logs: Path, sites: Mapping[str, Path], *, start_timeout_s: float = 60.0) -> None:
         self.home, self.logs, self._sites, self._start_timeout_s = home, logs, dict(sites), start_timeout_s
         self.superlink: Process | None = None
+        self._executor: Process | None = None
         self.nodes: list[Process] = []
 
     def __enter__(self) -> "Federation":
@@ -131,6 +132,7 @@ class Federation:
         self._write_connection()
         self.superlink = self._server("superlink", self._superlink_command(port))
         self._await_port(port)
+        self._executor = self._server("executor", self._executor_command())
         with ThreadPoolExecutor(len(self._sites)) as pool:
             list(pool.map(self._register, self.credentials.node_keys))
         for index, node_port in enumerate(node_ports):
@@ -145,11 +147,17 @@ class Federation:
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{self.address}"\n'
             f'root-certificates = "{self.credentials.ca}"\n'
         )
+        from raysaas.federation.control import write_login  # Flower takes half a second to import
+
+        write_login(self.home, self.address, self.credentials.control)
 
     def _superlink_command(self, port: int) -> list[str]:
         keys = self.credentials
         return [
-            "flower-superlink",
+            sys.executable,
+            "-m",
+            "raysaas.federation.control",
+            str(keys.control),
             "--host",
             "127.0.0.1",
             "--port",
@@ -161,7 +169,22 @@ class Federation:
             str(keys.certificate),
             "--ssl-keyfile",
             str(keys.key),
+            "--isolation",
+            "process",  # in which the executor, which is not the SuperLink's own child, must show a secret
+            "--superexec-auth-secret-file",
+            str(keys.executor),
             "--disable-runtime-dependency-installation",
+        ]
+
+    def _executor_command(self) -> list[str]:
+        return [
+            "flower-superexec",
+            "--runtime-api-address",
+            self.address,
+            "--root-certificates",
+            str(self.credentials.ca),
+            "--superexec-auth-secret-file",
+            str(self.credentials.executor),
         ]
 
     def _node_command(self, index: int, name: str, port: int) -> list[str]:
@@ -213,8 +236,9 @@ class Federation:
 
     def check(self, min_nodes: int) -> None:
         """Raise Unavailable when the SuperLink is dead or fewer than ``min_nodes`` SuperNodes live."""
-        if self.superlink is not None and not self.superlink.alive:
-            raise Unavailable(f"The SuperLink died; the end of {self.superlink.log}:\n{self.superlink.tail()}")
+        for name, process in (("SuperLink", self.superlink), ("executor of the SuperLink", self._executor)):
+            if process is not None and not process.alive:
+                raise Unavailable(f"The {name} died; the end of {process.log}:\n{process.tail()}")
         dead = [node for node in self.nodes if not node.alive]
         if len(self.nodes) - len(dead) < min_nodes:
             ends = "\n".join(f"{node.name}, the end of {node.log}:\n{node.tail()}" for node in dead)
@@ -225,18 +249,18 @@ class Federation:
 
     def close(self) -> None:
         """Stop every process that was started; safe to call twice."""
-        processes = [*self.nodes, *([self.superlink] if self.superlink else [])]
+        processes = [*self.nodes, *(one for one in (self._executor, self.superlink) if one)]
         for process in processes:
             process.signal(signal.SIGTERM)
         for process in processes:
             process.reap(timeout_s=2.0)
-        # The SuperLink starts its executor in a session of its own, which would outlive it for seconds.
+        # What has left its group by now is found by its Flower home.
         left = _processes_below(self.home)
         for stray in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 stray.kill()
         psutil.wait_procs(left, timeout=5.0)
-        self.nodes, self.superlink = [], None
+        self.nodes, self.superlink, self._executor = [], None, None
 
 
 def _processes_below(home: Path) -> list[psutil.Process]:

@@ -7,7 +7,9 @@ Protocol's liveness checks, which say nothing of any tenant.
 import asyncio
 import logging
 import math
+import re
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -36,6 +38,8 @@ _EVENTS = "/events/"
 _INFERENCE = "/v2/"  # of the Open Inference Protocol
 _PREDICT = "/predict"
 _TIMEOUT = b"x-request-timeout-ms"
+_REQUEST_ID = b"x-request-id"
+_is_id = re.compile(rb"[ -~]{1,128}").fullmatch
 
 Headers = Sequence[tuple[bytes, bytes]]
 Act = Callable[[Access, bytes, float], Awaitable[bytes]]  # the last is the deadline, on the clock of time.monotonic
@@ -106,24 +110,32 @@ class Door:
     def predict(self, headers: Headers, body: bytes, answer: Callable[[Answer], None]) -> bool:
         """``POST /predict`` of which all is there, without ASGI's cost: ``answer`` is called once, now or in a moment.
 
-        False, and nothing was done, for the few that need more: packed bodies, and those over the limit.
+        False, and nothing was done, for the few that need more: packed bodies, and those over the limit. The answer has
+        the caller's ``X-Request-ID``, or one of its own: that of its first decision.
         """
         started = time.perf_counter()
-        authorization = timeout = b""
+        authorization = timeout = request_id = b""
         for name, value in headers:
             if name == b"authorization":
                 authorization = value
             elif name == _TIMEOUT:
                 timeout = value
+            elif name == _REQUEST_ID:
+                request_id = value if _is_id(value) else b""
             elif name == b"content-encoding":
                 return False
         if len(body) > self.predictor.spec.serve.max_body_bytes:
             return False
 
         def done(result: Decisions | Exception) -> None:
-            reply = _refused(result) if isinstance(result, Exception) else Answer(200, JSON, decisions_body(result))
-            answer(reply)
-            self._record(reply.status, time.perf_counter() - started)
+            if isinstance(result, Exception):
+                status, kind, body, extra = _refused(result)
+                own = request_id or uuid.uuid4().hex.encode()
+            else:
+                status, kind, body, extra = 200, JSON, decisions_body(result), ()
+                own = request_id or result[0]["decision_id"].encode()
+            answer(Answer(status, kind, body, ((_REQUEST_ID, own), *extra)))
+            self._record(status, time.perf_counter() - started)
 
         try:
             access = self.predictor.gate.admit(authorization, "predict")
@@ -166,7 +178,8 @@ class Door:
                 timeout = value
         access = self.predictor.gate.admit(authorization, need)
         deadline = _deadline(timeout)
-        body = await read_body(receive, length, encoding, self.predictor.spec.serve.max_body_bytes)
+        with self.predictor.uploads.place(access.tenant):
+            body = await read_body(receive, length, encoding, self.predictor.spec.serve.max_body_bytes)
         if act is None:
             return Answer(200, *await oip.infer(self.predictor, access, body, header, deadline))
         return Answer(202 if path.startswith(_EVENTS) else 200, JSON, await act(access, body, deadline))

@@ -13,7 +13,9 @@ from uvicorn.config import HTTP_PROTOCOLS
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from raysaas.errors import NotFound, Terminal
 from raysaas.serving.door import Answer, Headers
+from raysaas.serving.protocol import PROBLEM_JSON, problem_body
 
 _WHOLE_BYTES = 65_536  # of a body; larger ones are read under flow control
 _PATIENCE_S = 0.05  # for the rest of a body; slower ones are awaited by a task
@@ -36,6 +38,19 @@ def connect(line: Line) -> None:
     HTTP_PROTOCOLS["auto"] = f"{Wire.__module__}:{Wire.__name__}"
 
 
+def _is_ours(path: str, line: Line) -> bool:
+    """Whether Serve may hear of ``path``: it would repeat those of no application, and list all use cases."""
+    prefix = line.path.removesuffix("/predict")
+    return path == prefix or path.startswith(f"{prefix}/") or path == "/-/healthz"
+
+
+async def _nowhere(scope: Any, receive: Any, send: Any) -> None:
+    body = problem_body(404, NotFound.slug, "There is no use case at this path.")
+    headers = [(b"content-type", PROBLEM_JSON), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 404, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
 class Wire(HttpToolsProtocol):
     """One connection."""
 
@@ -56,7 +71,7 @@ class Wire(HttpToolsProtocol):
         ):
             self._held = cycle
         else:
-            super()._start_asgi_task(cycle, app)
+            super()._start_asgi_task(cycle, app if line is None or _is_ours(scope["path"], line) else _nowhere)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; a body that is not whole yet is given a moment."""
@@ -76,6 +91,15 @@ class Wire(HttpToolsProtocol):
             self._held = None
             if len(held.body) > _WHOLE_BYTES or not self._predict(held):
                 super()._start_asgi_task(held, self.app)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is refused as all else is, and the connection ends."""
+        body = problem_body(400, Terminal.slug, msg)
+        parts = [STATUS_LINE[400], b"content-type: ", PROBLEM_JSON, b"\r\ncontent-length: %d\r\n" % len(body)]
+        for name, value in self.server_state.default_headers:
+            parts += (name, b": ", value, b"\r\n")
+        self.transport.write(b"".join([*parts, b"connection: close\r\n\r\n", body]))
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client left; what it asked for and is whole is still decided."""
