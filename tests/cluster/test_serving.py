@@ -19,7 +19,7 @@ import pytest
 
 from raysaas import cluster
 from raysaas.client import Client
-from raysaas.errors import CorruptBundle, NotFound, Unavailable
+from raysaas.errors import ConfigError, CorruptBundle, NotFound, Unavailable
 from raysaas.ingest.pipeline import ingest
 from raysaas.models import bundle
 from raysaas.models.encode import Encoder
@@ -257,6 +257,11 @@ def test_corrupt_bundle_is_named_and_the_old_one_serves_on(served, client, tmp_p
     assert reply.json()["decisions"][0]["model_version"] == 1
     deployed = served.deployments.details()["applications"][NAME]["deployed_app_config"]
     assert deployed["deployments"][0]["user_config"]["champion"]["version"] == 1
+    first = served.app | {"name": "corrupt", "route_prefix": "/corrupt"}
+    first["deployments"] = [{"name": DEPLOYMENT, "user_config": config, "max_constructor_retry_count": 1}]
+    with pytest.raises(CorruptBundle, match=r"^[^\n]*model\.onnx[^\n]*$"):  # said by a replica that never ran
+        served.deployments.apply(first, timeout_s=60)
+    served.deployments.remove("corrupt")
 
 
 def test_unknown_application_and_broken_one_are_clear(served):
@@ -372,3 +377,19 @@ def test_events_reach_their_table_within_seconds_and_bad_ones_hold_nobody_up(ser
     assert {(row["tenant"], row["account"]) for row in rows} == {("acme", "acme")}
     assert all(before <= row["known_at"] == row["event_time"] <= after for row in rows)
     assert tables.count(f"quarantine.{NAME}__orders") == 20
+
+
+def test_a_gpu_that_the_machine_does_not_have_is_refused_at_once_and_nothing_changes(served, client):
+    nodes = served.deployments._request("GET", path="/api/v0/nodes").json()["data"]["result"]["result"]
+    if any(node["resources_total"].get("GPU") for node in nodes):
+        pytest.skip("this machine has a GPU")
+    before, started = served.deployments.details(), time.monotonic()
+    args = {**served.app["args"], "serve": {**served.app["args"]["serve"], "num_gpus": 0.5}}
+    with pytest.raises(ConfigError, match=r"serve\.num_gpus=0\.5 .* Ray counts 0 GPUs on this machine"):
+        served.deployments.apply({**served.app, "args": args})
+    assert time.monotonic() - started < 5
+    assert (
+        served.deployments.details()["applications"][NAME]["last_deployed_time_s"]
+        == (before["applications"][NAME]["last_deployed_time_s"])
+    )
+    assert client.post("/predict", json={"instances": [ROW]}).status_code == 200

@@ -1,15 +1,21 @@
 """Versions of tenants' own: many named, few in memory, loaded off everybody else's path, and none that is broken."""
 
 import asyncio
+import hashlib
+import json
+import logging
 import os
 import threading
 import time
 
+import onnx
 import pytest
 
 from raysaas.errors import DeadlineExceeded
+from raysaas.models import bundle
 from raysaas.serving import own_versions
 from raysaas.serving.protocol import PredictRequest
+from raysaas.settings import ExtraFields
 from raysaas.stores.generations import OnlineService, OnlineView, publish
 from raysaas.stores.journal import tail
 from raysaas.stores.online import OnlineStore
@@ -28,6 +34,23 @@ def named(app, num, first=10):
 
 def release(app, sequence, tenants, **more):
     app.predictor.release({"sequence": sequence, "champion": {"version": 1, **app.arm}, "tenants": tenants, **more})
+
+
+def for_one_row(app, number):
+    """A version whose graph was exported for a batch of one: it loads, and raises when it is asked for two rows."""
+    folder = app.bundles / str(number)
+    app.make_bundle(folder, seed=number)
+    graph = onnx.load(folder / "model.onnx")
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    model = graph.SerializeToString()
+    (folder / "model.onnx").write_bytes(model)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest["files"]["model.onnx"] = {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
+    body = json.dumps(manifest).encode()
+    digest = hashlib.sha256(body).hexdigest()
+    (folder / "manifest.json").write_bytes(body)
+    (folder / "manifest.sha256").write_text(digest)
+    return {"version": number, "uri": str(folder), "digest": digest}
 
 
 async def ask(app, tenant, request=ONE):
@@ -75,7 +98,7 @@ def test_few_are_in_memory_and_all_answer(make_app):
     for _ in range(2):
         for number in range(10, 15):
             assert answers(app, f"t{number}") == [("tenant", number)]
-    assert app.predictor.own.counts() == {"loaded": 10, "evicted": 8, "refused": 0}
+    assert app.predictor.own.counts() == {"loaded": 10, "evicted": 8, "refused": 0, "failed": 0}
     assert answers(app, "t14", "t13") == [("tenant", 14), ("tenant", 13)]
     assert app.predictor.own.counts()["loaded"] == 10
 
@@ -91,7 +114,7 @@ def test_a_cold_bundle_is_loaded_once_for_all_who_wait(make_app):
     app = make_app()
     release(app, 2, named(app, 1))
     assert answers(app, *["t10"] * 20) == [("tenant", 10)] * 20
-    assert app.predictor.own.counts() == {"loaded": 1, "evicted": 0, "refused": 0}
+    assert app.predictor.own.counts() == {"loaded": 1, "evicted": 0, "refused": 0, "failed": 0}
 
 
 def test_a_slow_bundle_holds_up_its_own_tenant_and_nobody_else(make_app):
@@ -152,6 +175,69 @@ def test_a_broken_one_is_told_of_and_the_champion_answers_until_it_is_whole(make
     model.write_bytes(whole)
     monkeypatch.setattr(own_versions, "_RETRY_S", 0.0)
     assert answers(app, "t10") == [("tenant", 10)]
+    assert app.predictor.health()["status"] == "ok"
+
+
+def arms_of(reply):
+    assert reply.status == 200, reply.body
+    return [(d["arm"], d["model_version"]) for d in reply.json["decisions"]]
+
+
+def test_one_that_raises_is_told_of_and_the_champion_answers_until_it_is_tried_again(make_app, monkeypatch, caplog):
+    app = make_app()
+    two = {"version": 2, **app.make_bundle(app.bundles / "2", seed=2)}
+    variants = [{"name": "challenger", "share": 1.0, **two}]
+    release(app, 2, {"acme": for_one_row(app, 7)}, variants=variants)
+    other = app.keys["umbrella"]
+
+    def predict(num, key=None):
+        return arms_of(app.client("POST", "/predict", {"instances": [ROW] * num}, key=key))
+
+    with caplog.at_level(logging.ERROR):
+        assert predict(1) == [("tenant", 7)]
+        assert predict(2) == [("champion", 1)] * 2, "not the challenger, which is on trial"
+        assert predict(1) == [("champion", 1)], "not tried again at once"
+    assert predict(2, other) == [("challenger", 2)] * 2
+    health = app.client("GET", "/health", key="").json
+    assert health["status"] == "degraded"
+    assert "Version 7 raised InvalidArgument while predicting." in health["problem"]
+    assert "acme" not in health["problem"]
+    assert app.predictor.own.counts() == {"loaded": 1, "evicted": 0, "refused": 0, "failed": 1}
+    records = tail(app.spec.storage.journal, "shop", "decisions", {})[0]
+    assert [(r["arm"], r["version"]) for r in records if r["tenant"] == "acme"] == [("tenant", 7)] + [
+        ("champion", 1)
+    ] * 3
+    champion = bundle.load(app.arm["uri"])
+    assert records[1]["score"] == pytest.approx(champion.predict(champion.encoder.rows([ROW])).score[0], rel=1e-6)
+
+    monkeypatch.setattr(own_versions, "_RETRY_S", 0.0)
+    with caplog.at_level(logging.ERROR):
+        assert predict(1) == [("tenant", 7)]
+        assert app.predictor.health()["status"] == "ok"
+        assert predict(2) == [("champion", 1)] * 2
+    assert app.predictor.own.counts()["failed"] == 2
+    assert [r.getMessage() for r in caplog.records] == [
+        "A tenant's version is broken, the champion answers instead. Version 7 raised InvalidArgument while predicting."
+    ], "told once, without a value or a stack"
+    assert caplog.records[0].exc_info is None
+
+
+def test_one_of_another_schema_fails_no_request(make_app):
+    app = make_app()
+    kinds = {"amount": "number", "visits": "boolean"}  # the champion's visits are a number
+    release(app, 2, {"acme": {"version": 7, **app.make_bundle(app.bundles / "7", kinds=kinds)}})
+    assert arms_of(app.client("POST", "/predict", {"instances": [ROW]})) == [("champion", 1)]
+    assert app.predictor.own.counts()["failed"] == 1
+
+
+def test_a_wrong_value_that_only_it_can_judge_is_the_requests_own_fault(make_app):
+    app = make_app(serve={"extra_fields": ExtraFields.ignore})
+    narrow = {"version": 2, **app.make_bundle(app.bundles / "2", kinds={"amount": "number"})}
+    wide = {"version": 7, **app.make_bundle(app.bundles / "7", kinds={"amount": "number", "visits": "integer"})}
+    app.predictor.release({"sequence": 2, "champion": narrow, "tenants": {"acme": wide}})
+    wrong = app.client("POST", "/predict", {"instances": [{"amount": 1.0, "visits": "many"}]})
+    assert (wrong.status, "'visits'" in wrong.json["detail"]) == (422, True)
+    assert arms_of(app.client("POST", "/predict", {"instances": [ROW]})) == [("tenant", 7)]
     assert app.predictor.health()["status"] == "ok"
 
 

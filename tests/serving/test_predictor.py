@@ -75,6 +75,7 @@ def test_switch_changes_who_answers_and_back(second):
     app.predictor.release(release(app, 3))
     assert app.predictor.health() | {"pid": 0} == {
         "status": "ok", "use_case": "shop", "sequence": 3, "champion": 1, "variants": {}, "problem": None, "pid": 0,
+        "backend": "onnxruntime/cpu",
     }  # fmt: skip
 
 

@@ -42,6 +42,8 @@ def test_serve_accepts_the_numbers_and_calls_the_policy():
     config = AutoscalingConfig(**autoscaling(Serve(min_replicas=2, max_replicas=1, target_ongoing_requests=8)))
     assert (config.min_replicas, config.max_replicas, config.initial_replicas) == (2, 2, None)
     assert config.upscale_delay_s < config.downscale_delay_s
+    # Or the numbers of a new replica come after the decision on it.
+    assert config.metrics_interval_s < config.upscale_delay_s < config.look_back_period_s
     policy = config.policy.get_policy()
     assert (policy.__module__, policy.__name__) == (replicas.__module__, replicas.__name__)
     context = SimpleNamespace(total_num_requests=20.0, current_num_replicas=2, aggregated_metrics={}, config=config)

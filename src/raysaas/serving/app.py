@@ -31,6 +31,8 @@ class Replica:
     """One replica. Its release comes as ``user_config``, so a new version is a message and not a redeploy."""
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
+        # Serve takes what goes to a replica's stderr for information, which its log at this level leaves out.
+        logging.getLogger("raysaas").parent = logging.getLogger("ray.serve")
         parsed = AppSpec.from_dict(spec)
         self._predictor, self._meter = Predictor(parsed), Meter(parsed.use_case)
         self._sampled = (time.perf_counter(), time.thread_time(), 0)  # when, CPU time of the loop, requests so far
@@ -92,7 +94,7 @@ def build(
     options: dict[str, Any] = {
         "autoscaling_config": autoscaling(spec.serve),
         "max_ongoing_requests": spec.serve.max_ongoing_requests,
-        "ray_actor_options": {"num_cpus": spec.serve.num_cpus},
+        "ray_actor_options": {"num_cpus": spec.serve.num_cpus, "num_gpus": spec.serve.num_gpus},
         "health_check_period_s": 5.0,
         "graceful_shutdown_timeout_s": 10.0,
         "logging_config": _LOGGING,

@@ -2,21 +2,49 @@
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 from raysaas.errors import PayloadTooLarge, Terminal, TooSlow
+from raysaas.serving.protocol import OverQuota
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 TIMEOUT_S = 30.0
+_TENANTS = 4  # that it takes, at least, to fill all places with slow bodies
 _WINDOWS = {"gzip": 31, "deflate": 15}  # what zlib calls the two formats
 
 
 class Disconnected(Exception):
     """The client left before its request was complete; nobody is there to answer."""
+
+
+class Uploads:
+    """Bodies on their way to a replica that has ``places`` requests at once: slow ones of one tenant take a part only.
+
+    Those that are all there when they are read count for nothing.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._most = max(places // _TENANTS, 1)
+        self._num: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, tenant: str) -> Iterator[None]:
+        """Hold a place while the body is read. Raises OverQuota when ``tenant`` has no more."""
+        if self._num[tenant] >= self._most:
+            raise OverQuota(f"{self._most} bodies of this tenant are on their way: send the next when they are there.")
+        self._num[tenant] += 1
+        try:
+            yield
+        finally:
+            self._num[tenant] -= 1
+            if not self._num[tenant]:
+                del self._num[tenant]
 
 
 async def read_body(

@@ -6,7 +6,9 @@ the running replicas as a message; anything else replaces them.
 """
 
 import fcntl
+import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from raysaas.errors import CorruptBundle, NotFound, Unavailable
+from raysaas.errors import ConfigError, CorruptBundle, NotFound, Unavailable
 from raysaas.records import Release
 from raysaas.serving.config import app_config, configs, release_config, wanted, with_release
 from raysaas.serving.environment import serve_environment
@@ -26,8 +28,12 @@ from raysaas.settings import Cluster, Serve, Settings
 
 __all__ = ["Deployments", "app_config", "apply_release", "release_config", "serve_environment"]
 
+logger = logging.getLogger(__name__)
+
 _PATH = "/api/serve/applications/"
+_NODES = "/api/v0/nodes"
 _FAILED = {"DEPLOY_FAILED", "UNHEALTHY"}
+_REFUSED = re.compile(rf"{CorruptBundle.__name__}: (.+)")
 _POLL_S = 0.05
 _ROUNDS = 3  # times all replicas are asked before we look again
 _AT_ONCE = 4  # requests for each replica in a round
@@ -65,6 +71,7 @@ class Deployments:
         self._http = httpx.Client(base_url=dashboard_url, headers=headers, timeout=60.0)
         self._lock = Path(home) / "deployments.lock"
         self._options = {"host": cluster.bind, "port": serve.port}
+        self._grows = cluster.multi_node
         door = f"http://{cluster.bind.replace('0.0.0.0', '127.0.0.1')}:{serve.port}"
         self._door = httpx.Client(base_url=door, timeout=5.0)
 
@@ -73,14 +80,28 @@ class Deployments:
 
         Raises
         ------
-        Unavailable
-            It does not come up; the message is Serve's own.
+        ConfigError, Unavailable
+            It asks for a GPU and this machine has none; it does not come up, the message is Serve's own.
         """
+        self._check_gpus(app)
         with self._writing():
             details = self.details()
             before = _deployed_at(details, app["name"])
             self._put(configs(details) | {app["name"]: dict(app)})
             self._await(app["name"], before, wanted(app), timeout_s)
+
+    def _check_gpus(self, app: Mapping[str, Any]) -> None:
+        """A replica that asks for more than there is would wait for ever, unless nodes may still join."""
+        wanted = app.get("args", {}).get("serve", {}).get("num_gpus", 0)
+        if not wanted or self._grows:
+            return
+        nodes = self._request("GET", path=_NODES).json()["data"]["result"]["result"]
+        found = sum(node["resources_total"].get("GPU", 0) for node in nodes if node["state"] == "ALIVE")
+        if wanted > found:
+            raise ConfigError(
+                f"serve.num_gpus={wanted:g} is not possible for {app['name']}: Ray counts {found:g} GPUs on this "
+                "machine. Set serve.num_gpus=0 to serve on the CPU, or start the head on a machine with a GPU."
+            )
 
     def runs(self, app: Mapping[str, Any]) -> bool:
         """Whether the application is up with the same configuration, its release aside."""
@@ -163,28 +184,35 @@ class Deployments:
         return None
 
     def _await(self, name: str, before: float, release: Mapping[str, Any] | None, timeout_s: float) -> None:
+        told = [""]
+
         def done() -> bool:
             details = self.details()
             app = details["applications"].get(name)
             if app is None or app["last_deployed_time_s"] <= before:
                 return False
             if app["status"] in _FAILED:
+                if refused := _REFUSED.search(_said(app)):  # by a replica that was being started
+                    raise CorruptBundle(refused[1])
                 raise Unavailable(f"{name} did not come up: {_reason(app)}")
+            if (said := _said(app)) and said != told[-1]:  # after 30 s: what a replica asks for and no node has
+                told.append(said)
+                logger.warning("%s is being deployed: %s", name, said)
             replicas = self._replicas(details, name)
             if release is not None:
                 _check_refused(replicas, release)
             answering = {replica["sequence"] for replica in replicas}
             return app["status"] == "RUNNING" and (release is None or answering == {release["sequence"]})
 
-        _until(done, timeout_s, f"{name} is still being deployed")
+        _until(done, timeout_s, f"{name} is still being deployed", lambda: told[-1])
 
     def _put(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
         body = {"proxy_location": "EveryNode", "http_options": self._options, "applications": list(configs.values())}
         self._request("PUT", body)
 
-    def _request(self, method: str, body: Any = None) -> httpx.Response:
+    def _request(self, method: str, body: Any = None, path: str = _PATH) -> httpx.Response:
         try:
-            answer = self._http.request(method, _PATH, json=body)
+            answer = self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise Unavailable(f"The Ray dashboard {self._http.base_url} does not answer: {error}.") from error
         if answer.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -230,15 +258,20 @@ def _check_refused(replicas: list[dict[str, Any]], release: Mapping[str, Any]) -
 
 
 def _reason(app: Mapping[str, Any]) -> str:
+    return _said(app) or "Serve gives no reason"
+
+
+def _said(app: Mapping[str, Any]) -> str:
     parts = [app["message"], *(deployment["message"] for deployment in app["deployments"].values())]
-    return " ".join(part for part in parts if part)[-2000:] or "Serve gives no reason"
+    return " ".join(part for part in parts if part)[-2000:]
 
 
-def _until(done: Callable[[], bool], timeout_s: float, message: str) -> None:
+def _until(done: Callable[[], bool], timeout_s: float, message: str, why: Callable[[], str] = str) -> None:
     deadline = time.monotonic() + timeout_s
     while not done():
         if time.monotonic() > deadline:
-            raise Unavailable(f"{message} after {timeout_s:g} s. Look at the Serve tab of the Ray dashboard.")
+            reason = why() or "Look at the Serve tab of the Ray dashboard."
+            raise Unavailable(f"{message} after {timeout_s:g} s. {reason}")
         time.sleep(_POLL_S)
 
 

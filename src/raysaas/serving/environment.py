@@ -31,17 +31,12 @@ def serve_environment(folder: str | Path | None = None, bind: str = "127.0.0.1")
         # A log line per request to Serve's metrics and one to syslog cost as much again as passing the request on. The
         # replicas count requests themselves (serving/metrics.py).
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_LOG_TARGET": os.environ.get(
-            "RAY_SERVE_HAPROXY_LOG_TARGET", "127.0.0.1:514 sample 1:1000000"
-        ),
+        "RAY_SERVE_HAPROXY_LOG_TARGET": os.environ.get("RAY_SERVE_HAPROXY_LOG_TARGET", _ONE_IN_A_MILLION),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "raysaas.serving.middleware:middlewares",
         # Requests take milliseconds: draining for 30 s and holding ports for 150 s only slows deploys down.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "20",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",  # a client that says nothing for so long is gone
-        # Every 10 s by default: too seldom for an autoscaler that is to follow within seconds.
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
-        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
     }
 
 

@@ -55,8 +55,9 @@ class Events:
 
     def unknown(self) -> str:
         """What to tell who sends events of another source."""
-        names = ", ".join(self._sources)
-        return f"This source takes no events: those that do are {names}." if names else "No source here takes events."
+        if not self._sources:
+            return "No source here takes events: one does with `events: true` in its conf."
+        return f"This source takes no events: those that do are {', '.join(self._sources)}."
 
     async def take(self, name: str, access: Access, body: bytes) -> bytes:
         """Answer ``POST /events/{source}``; every event is in the journal when this returns.

@@ -1,5 +1,6 @@
 """The first step of every request: which tenant is this, may it, and how often."""
 
+import math
 import threading
 import time
 import uuid
@@ -90,7 +91,8 @@ class Gate:
         wait = self._quotas.take(access.tenant, now)
         if wait > 0.0:
             rate = self._quotas.limit(access.tenant).rate
-            raise OverQuota(f"The request limit is {rate:g} a second; try again in {wait:.2f} s.", wait)
+            then = f"try again in {wait:.2f} s" if wait < math.inf else "nothing passes until it is changed"
+            raise OverQuota(f"The request limit is {rate:g} a second: {then}.", wait)
         return access
 
 

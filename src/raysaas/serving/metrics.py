@@ -23,7 +23,7 @@ class Meter:
         self._sent_bundles: Tally[str] = Tally()
         keys = ("use_case",)
         self._bundles = Counter(
-            "raysaas_tenant_models", "Versions of tenants: loaded, evicted, refused.", (*keys, "event")
+            "raysaas_tenant_models", "Versions of tenants: loaded, evicted, refused, failed.", (*keys, "event")
         )
         self._requests = Counter("raysaas_requests", "Answered requests by status.", (*keys, "status"))
         self._latency = Counter(

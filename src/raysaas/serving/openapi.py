@@ -33,6 +33,13 @@ _DEADLINE = {
     "schema": {"type": "integer", "minimum": 1},
     "description": "How long the answer is of use, in milliseconds; what cannot be done by then is refused.",
 }
+_REQUEST_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+    "description": "Your own name of this request, which the answer repeats; it is not kept.",
+}
 
 
 def describe(spec: AppSpec, bundle: Bundle, by_entity: bool, version: int) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def _act(
 ) -> dict[str, Any]:
     return {
         "summary": summary,
-        "parameters": [_DEADLINE],
+        "parameters": [_DEADLINE, _REQUEST_ID],
         "requestBody": {"required": True, "content": content},
         "responses": _responses(_ACTING, answer, done or {200: "Done."}),
     }

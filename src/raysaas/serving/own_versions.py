@@ -1,10 +1,12 @@
 """Versions of tenants that have their own: thousands named by a release, those in use held in memory.
 
 A bundle is loaded when its tenant first asks, verified, in a thread: the tenant's requests wait for it and all others
-go on. One that is broken is told of and tried again later; meanwhile the champion answers for its tenant.
+go on. One that is broken, or raises while predicting, is told of and tried again later; meanwhile the champion answers
+for its tenant.
 """
 
 import asyncio
+import logging
 import math
 import time
 from collections import OrderedDict
@@ -16,8 +18,10 @@ from raysaas.models.bundle import Bundle
 from raysaas.records import Arm
 from raysaas.serving.versions import Answering, Version, load
 
+logger = logging.getLogger(__name__)
+
 _LOADERS = 2  # bundles loaded at once: a slow one does not hold up all others
-_RETRY_S = 30.0  # after which a broken bundle is tried again
+_RETRY_S = 30.0  # after which a broken version is tried again
 
 
 class Cold(Exception):
@@ -25,16 +29,17 @@ class Cold(Exception):
 
 
 class OwnVersions:
-    """The least recently used of ``capacity`` bundles makes room for the next one."""
+    """The least recently used of ``capacity`` bundles, loaded for ``device``, makes room for the next one."""
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int, device: str | None = None) -> None:
+        self._capacity, self._device = capacity, device
         self._loaded: OrderedDict[str, Bundle] = OrderedDict()  # by digest
         self._lock = Lock()
         self._loading: dict[str, asyncio.Future[None]] = {}
         self._refused: dict[str, tuple[str, float]] = {}  # by digest: why, and when
+        self._logged: set[str] = set()  # digests
         self._pool = ThreadPoolExecutor(_LOADERS, "bundles")
-        self.num = {"loaded": 0, "evicted": 0, "refused": 0}
+        self.num = {"loaded": 0, "evicted": 0, "refused": 0, "failed": 0}
 
     def version(self, answering: Answering, tenant: str) -> Version | None:
         """The version of ``tenant``'s own; None when it has none that works: the champion answers.
@@ -68,10 +73,19 @@ class OwnVersions:
         # Unlike an await of the future, no client that leaves cancels it for the others.
         await asyncio.wait([future], timeout=patience_s)
 
+    def failed(self, version: Version, error: Exception) -> None:
+        """``version`` raised while predicting: the champion answers for its tenant until it is tried again."""
+        digest = version.bundle.digest
+        with self._lock:
+            self._loaded.pop(digest, None)
+        # The type only: a message may repeat feature values.
+        self._refuse(digest, f"Version {version.number} raised {type(error).__name__} while predicting.", "failed")
+
     def follow(self, before: Answering | None, answering: Answering) -> None:
         """Load what replaces the versions in memory, before ``answering`` answers; slow, for the release's thread."""
         named = {arm.digest for arm in answering.tenants.values()}
         self._refused = {digest: why for digest, why in self._refused.items() if digest in named}
+        self._logged &= named
         for tenant, arm in (before.tenants if before else {}).items():
             new = answering.tenants.get(tenant)
             if new and new.digest != arm.digest and self._held(arm.digest) and not self._held(new.digest):
@@ -84,7 +98,7 @@ class OwnVersions:
         return f"A tenant's version is broken, the champion answers instead. {whys[0]}{more}" if whys else None
 
     def counts(self) -> Mapping[str, int]:
-        """Bundles loaded, evicted and refused so far."""
+        """Bundles loaded, evicted and refused, and predictions that failed, so far."""
         return dict(self.num)
 
     def close(self) -> None:
@@ -104,10 +118,9 @@ class OwnVersions:
 
     def _fetch(self, arm: Arm) -> None:
         try:
-            found = load(arm)
+            found = load(arm, self._device)
         except Exception as error:  # noqa: BLE001 - whatever it is, requests must not wait for ever
-            self._refused[arm.digest] = (str(error), time.monotonic())
-            self.num["refused"] += 1
+            self._refuse(arm.digest, str(error), "refused")
             return
         self._refused.pop(arm.digest, None)
         with self._lock:
@@ -116,3 +129,10 @@ class OwnVersions:
             while len(self._loaded) > self._capacity:
                 self._loaded.popitem(last=False)
                 self.num["evicted"] += 1
+
+    def _refuse(self, digest: str, why: str, event: str) -> None:
+        self._refused[digest] = (why, time.monotonic())
+        self.num[event] += 1
+        if digest not in self._logged:
+            self._logged.add(digest)
+            logger.error("A tenant's version is broken, the champion answers instead. %s", why)

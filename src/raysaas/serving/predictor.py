@@ -17,12 +17,14 @@ from typing import Any
 
 import orjson
 
-from raysaas.errors import CorruptBundle, Unavailable
+from raysaas.errors import CorruptBundle, InputError, Unavailable
 from raysaas.models.bundle import Bundle, Prediction
 from raysaas.models.instances import by_row
+from raysaas.models.scorers import ON_CPU
 from raysaas.records import Task
 from raysaas.serving.arm_stats import ArmStats
 from raysaas.serving.batch import Batcher, Decisions, Done, Job
+from raysaas.serving.body import Uploads
 from raysaas.serving.contract import Contract
 from raysaas.serving.events import Events
 from raysaas.serving.gate import Gate
@@ -34,6 +36,7 @@ from raysaas.serving.shadow import Shadow
 from raysaas.serving.spec import AppSpec
 from raysaas.serving.split import CHAMPION, TENANT, pick
 from raysaas.serving.versions import Answering, Version, Versions
+from raysaas.settings import ExtraFields
 from raysaas.stores.journal import Journal
 from raysaas.stores.ledger import Ledger
 from raysaas.tenancy.keys import Access
@@ -48,8 +51,10 @@ class Predictor:
         self.spec, self.clock = spec, clock
         self.ledger = Ledger(str(spec.storage.ledger_url))
         self.gate = Gate(self.ledger, spec.use_case, spec.serve.quota_rps, spec.serve.quota_burst, clock)
+        self.uploads = Uploads(spec.serve.max_ongoing_requests)
         self._lookup, self._contract = Lookup(spec), Contract(spec.contract)
-        self._versions, self.own = Versions(), OwnVersions(spec.serve.tenant_models)
+        self._versions = Versions(spec.serve.num_gpus)
+        self.own = OwnVersions(spec.serve.tenant_models, self._versions.device)
         self._waiting: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
         self._answering: Answering | None = None
         self.problem: str | None = None
@@ -156,15 +161,18 @@ class Predictor:
                 with measured:
                     columns = self._encoded(version, own, places, known_only=version is not answering.champion)
                     scored = _scored(version.bundle, version.bundle.predict(columns))
-            except Exception:
-                if arm in (CHAMPION, TENANT):
+                    answers = list(zip(places, by_row(columns), scored, strict=True))
+                    backend = _backend(version.bundle)
+            except Exception as error:
+                if arm == CHAMPION or (arm == TENANT and self._may_be_of_the_request(error)):
                     raise
-                sides.append((answering.champion, CHAMPION, places))  # a variant that breaks fails no request
+                if arm == TENANT:
+                    self.own.failed(version, error)
+                sides.append((answering.champion, CHAMPION, places))  # a version that breaks fails no request
                 continue
-            inputs = by_row(columns)
-            for i, values, answer in zip(places, inputs, scored, strict=True):
+            for i, values, answer in answers:
                 public[i] = {"decision_id": ids[i], **answer, "model_version": version.number, "arm": arm}
-                context = {"tenant": tenants[i], "entity": entities[i], "time": moment, **_origin(own[i])}
+                context = {"tenant": tenants[i], "entity": entities[i], "time": moment, **_origin(own[i]), **backend}
                 context |= {} if keys[i] is None else {"key": keys[i]}
                 records.append(self._record(public[i], context, dict(zip(columns, values, strict=True))))
             order += places
@@ -173,6 +181,10 @@ class Predictor:
             self._shadow.score(answering.shadow, self._for_shadow(answering, jobs, records, order))
         parts = iter(public)
         return [list(islice(parts, len(request.instances))) for _, request in jobs]
+
+    def _may_be_of_the_request(self, error: Exception) -> bool:
+        """Whether a value can be wrong that the champion's schema did not judge, of a field that it does not know."""
+        return isinstance(error, InputError) and self.spec.serve.extra_fields is ExtraFields.ignore
 
     def _rows(self, jobs: Sequence[Job], version: Version, *, strict: bool = True) -> list[Looked]:
         encoder, read = version.bundle.encoder, self._lookup.rows
@@ -199,7 +211,7 @@ class Predictor:
     def health(self) -> dict[str, Any]:
         """What a load balancer and the deployer ask: which release answers, and what is wrong."""
         now = self._answering
-        problem = self.problem or self.own.problem()
+        problem = self.problem or self._versions.problem or self.own.problem()
         status = "starting" if now is None else "degraded" if problem else "ok"
         return {
             "status": status,
@@ -207,6 +219,7 @@ class Predictor:
             "sequence": now.sequence if now else None,
             "champion": now.champion.number if now else None,
             "problem": problem,
+            "backend": now.champion.bundle.backend if now else None,
             "pid": os.getpid(),
             "variants": {one.name: one.version.number for one in now.variants} if now else {},
         }
@@ -262,7 +275,8 @@ class Predictor:
         for i, (tenant, entity, key) in enumerate(zip(tenants, entities, ids, strict=True)):
             version, arm = own.get(tenant), TENANT
             if version is None:
-                index = pick(shares, use_case, tenant, entity or key, experiment)
+                broken = tenant in answering.tenants  # for whom no version on trial stands in
+                index = None if broken else pick(shares, use_case, tenant, entity or key, experiment)
                 one = None if index is None else answering.variants[index]
                 version, arm = (one.version, one.name) if one else (answering.champion, CHAMPION)
             sides.setdefault(f"{arm}/{version.bundle.digest}", (version, arm, []))[2].append(i)
@@ -281,6 +295,11 @@ def _origin(row: Looked) -> Row:
     if row.features_at is None:
         return {}
     return {"features_at": row.features_at} | ({"given": row.given} if row.given else {})
+
+
+def _backend(bundle: Bundle) -> Row:
+    """What computed a decision, where that is not what ``raysaas why`` can do again bit for bit."""
+    return {} if bundle.backend in ON_CPU else {"backend": bundle.backend}
 
 
 def _scored(bundle: Bundle, prediction: Prediction) -> list[Row]:

@@ -16,6 +16,7 @@ BUSY = "busy"  # custom metric: part of a core that the event loop uses, 0 when 
 
 UPSCALE_DELAY_S = 3.0
 LOOK_BACK_S = 5.0
+METRICS_INTERVAL_S = 1.0  # 10 by default: a new replica would say nothing until then, and requests at none wait for it
 _TARGET_BUSY = 0.7
 _MOST_AT_ONCE = 2.0  # a long wait says that there are too few, not how many too few
 
@@ -33,6 +34,8 @@ def autoscaling(serve: Serve) -> dict[str, Any]:
         "upscale_delay_s": UPSCALE_DELAY_S,
         "downscale_delay_s": serve.scale_down_s,
         "look_back_period_s": LOOK_BACK_S,
+        # Deprecated in favour of environment variables which Ray 2.60 reads and does not use.
+        "metrics_interval_s": METRICS_INTERVAL_S,
         "policy": {"policy_function": POLICY},
     }
 

@@ -50,7 +50,7 @@ def values(item: Mapping[str, Any], raw: bytes | None) -> list[Any]:
         data = list(chain.from_iterable(data))
     shape = item.get("shape")
     if shape not in ([len(data)], [len(data), 1]):
-        raise InputError(f"Tensor {tensor_name(item)!r} has {len(data)} values: expected the shape [{len(data)}].")
+        raise InputError(f"Tensor {tensor_name(item)!r} has {len(data)} values, which is not its shape {shape!r}.")
     return data
 
 
