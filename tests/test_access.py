@@ -123,8 +123,28 @@ def test_the_commands_print_one_object(home: Path, capfd: pytest.CaptureFixture[
     rotated = told("rotate", made["id"], "--overlap", "1h")
     assert re.fullmatch(r"rs_[\w-]{43}", rotated["key"])
     assert rotated["old"]["id"] == made["id"]
-    assert told("revoke", made["id"])["revoked"]["tenant"] == "acme"
+    revoked = told("revoke", made["id"])["revoked"]
+    assert (revoked["tenant"], revoked["state"]) == ("acme", "revoked")
     assert [row["id"] for row in told("list")["keys"]] == [rotated["id"]]
     code, out, err = run("revoke", made["id"])
     assert (code, out, err.count("\n")) == (65, "", 1)
     assert "does not exist" in err
+
+
+def test_keys_and_limits_are_tables_with_zones_and_units(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str) -> tuple[list[str], str]:
+        main.main([*words, f"home={home}"], standalone_mode=False)
+        told = capfd.readouterr()
+        return told.out.splitlines(), told.err
+
+    assert said("key", "list")[0] == ["There is no such key: `raysaas key create --tenant T` makes one."]
+    said("key", "create", "--tenant", "acme", "--scope", "predict", "--scope", "feedback")
+    head, line = said("key", "list")[0]
+    assert head.split() == ["id", "tenant", "scopes", "state", "created", "expires"]
+    assert re.fullmatch(r"[0-9a-f]{12}  acme    predict,feedback  active  [-0-9]{10} [:0-9]{8} UTC  never", line)
+    limits, note = said("quota", "set", "saas_churn", "acme", "50")
+    assert ([line.split() for line in limits[1:]], note) == ([["every", "other", "2000"], ["acme", "50"]], "")
+    assert limits[0].split(maxsplit=1) == ["tenant", "requests a second"]
+    note = said("quota", "set", "saas_churn", "amce", "5")[1]
+    assert note == "note: tenant 'amce' has no API key; `raysaas key list` shows who has one.\n"
+    assert said("quota", "unset", "saas_churn", "amce")[1] == ""

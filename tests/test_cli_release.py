@@ -51,7 +51,7 @@ def test_the_history_is_a_table_and_json_says_all(call: Callable[..., Outcome], 
     assert head.split() == ["sequence", "at", "actor", "change", "reason"]
     assert newest.split("  ")[0].strip() == "2"
     assert [part.strip() for part in first.split("  ") if part] == [
-        "1", "2026-01-01 12:30:00", "ana", "version 1 is the champion", "a long story",
+        "1", "2026-01-01 12:30:00 UTC", "ana", "version 1 is the champion", "a long story",
     ]  # fmt: skip
     assert head.index("change") == newest.index("canary of version 2 at 0.05") == first.index("version 1 is")
     code, out, _ = call("releases", "saas_churn", "--json")
@@ -59,14 +59,22 @@ def test_the_history_is_a_table_and_json_says_all(call: Callable[..., Outcome], 
     assert (code, told["releases"][0]["variants"]) == (0, [{"name": "challenger", "version": 2, "share": 0.05}])
     assert told["comparison"] == {}
     status = json.loads(call("status", "--json")[1])["use_cases"]["saas_churn"]
-    assert (status["variants"], status["shadow"], status["frozen"]) == ({"challenger": 2}, None, False)
+    assert (status["shadow"], status["frozen"], status["tenants"]) == (None, False, {})
+    assert status["variants"] == {"challenger": {"version": 2, "share": 0.05}}, "as the release commands tell it"
+    assert (status["actor"], status["at"]) == ("ana", "2026-01-01 12:30:00+00:00")
 
 
 def test_how_the_comparison_stands_is_shown(call: Callable[..., Outcome], ledger: Ledger) -> None:
     contests = {"challenger": {"version": 2, "outcomes": 812, "gain": 0.0123}}
     ledger.set_state("release/saas_churn", {"status": {"contests": contests}})
-    assert "challenger (version 2): gain +0.0123 after 812 outcomes" in call("releases", "saas_churn")[1]
+    line = (
+        "challenger (version 2): +0.0123 AUC against the champion (+ is better), after 812 outcomes of its decisions\n"
+    )
+    assert call("releases", "saas_churn")[1].endswith(line)
     assert json.loads(call("releases", "saas_churn", "--json")[1])["comparison"]["contests"] == contests
+    contests["challenger"] |= {"outcomes": 0, "gain": 0.0}
+    ledger.set_state("release/saas_churn", {"status": {"contests": contests}})
+    assert "challenger (version 2): no difference is known yet, after 0" in call("releases", "saas_churn")[1]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +85,9 @@ def test_how_the_comparison_stands_is_shown(call: Callable[..., Outcome], ledger
         (["ab", "saas_churn", "b=2"], "NAME=VERSION:SHARE"),
         (["ab", "saas_churn", "b=two:0.1"], "'b=two:0.1' is no variant"),
         (["ab", "saas_churn", "b=2:0.1", "b=3:0.1"], "each variant once"),
-        (["ab", "saas_churn", "b=99:0.1", "data_dir=s3://bucket/x:1"], "There is no version 99"),
-        (["promote", "saas_churn", "x"], "'x' is not a valid integer"),
-        (["canary", "saas_churn", "99"], "There is no version 99 of 'saas_churn'."),
+        (["ab", "saas_churn", "b=v99:0.1", "data_dir=s3://bucket/x:1"], "There is no version 99"),
+        (["promote", "saas_churn", "x"], "'x' is no version: expected its number, such as 4 or v4."),
+        (["canary", "saas_churn", "v99"], "There is no version 99 of 'saas_churn': none was trained in /"),
         (["rollback", "saas_churn", "--tenant", "acme"], "Tenant 'acme' has no version of its own in saas_churn"),
         (["freeze", "telco_churn"], "telco_churn has no release yet"),
     ],

@@ -82,6 +82,19 @@ def test_saved_settings_come_back_equal(make_settings: Callable[..., Settings], 
     assert entry.saved(tmp_path / "settings.json") == settings
 
 
+def test_overrides_of_saved_settings_change_what_they_name_and_nothing_else(
+    make_settings: Callable[..., Settings],
+) -> None:
+    kept = make_settings("use_case=saas_churn", "data_dir=/data", "serve.max_replicas=7", "serve.port=0")
+    words = ("serve.max_replicas=2", "train.epochs=3", "+use_case.sources.usage.events=true", f"home={kept.home}")
+    given = make_settings("use_case=saas_churn", *words)
+    changed = entry.amended(kept, given, words)
+    assert (changed.serve.max_replicas, changed.train.epochs) == (2, 3), "a default too, when it is asked for"
+    assert changed.use_case.sources["usage"].events
+    assert (changed.data_dir, changed.serve.port, changed.storage) == ("/data", 0, kept.storage)
+    assert entry.amended(kept, given, ()) == kept
+
+
 def test_relative_data_folders_are_fixed_at_once(make_settings: Callable[..., Settings]) -> None:
     assert make_settings("data_dir=some/where").data_dir == str(Path.cwd() / "some/where")
     assert make_settings("data_dir=s3://bucket/x").data_dir == "s3://bucket/x"
@@ -121,3 +134,25 @@ def test_the_command_line_says_the_same(tmp_path: Path) -> None:
     command.append("--debug")
     debugged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" in debugged.stderr
+
+
+WAITING = """
+import atexit, os, signal, threading
+from raysaas import cluster, entry
+from raysaas.training import runs
+atexit.register(print, "a clean-up that would crash beside the fit")
+threading.Timer(0.5, os.kill, (os.getpid(), signal.{name})).start()
+with entry.exit_codes():
+    try:
+        runs.interruptible(threading.Event().wait)
+    finally:
+        cluster.disconnect()
+"""
+
+
+@pytest.mark.parametrize(("name", "code", "last"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_while_a_fit_waits_ends_at_once(name: str, code: int, last: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING.format(name=name)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{last}\n")

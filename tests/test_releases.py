@@ -1,12 +1,15 @@
 """The verbs of a release with a real registry and ledger, as far as they go without Serve."""
 
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from raysaas import lifecycle, releases
-from raysaas.errors import Frozen
+from raysaas import cli_release, lifecycle, releases
+from raysaas.errors import Frozen, InputError, NotFound
 from raysaas.records import Family, ModelVersion, Release
 from raysaas.release import rollout
 from raysaas.settings import Settings
@@ -52,3 +55,23 @@ def test_a_person_is_told_the_same(frozen: Settings) -> None:
     with pytest.raises(Frozen, match=r"by ana \(holidays\): `raysaas unfreeze saas_churn` first"):
         releases.promote_version(frozen, 2, "bob", "now")
     assert [one["change"] for one in releases.history(frozen)] == ["frozen", "version 1 is the champion"]
+
+
+def test_a_slip_changes_nothing_and_says_what_there_is(frozen: Settings) -> None:
+    for verb in (releases.canary, releases.shadow):
+        with pytest.raises(InputError, match="Version 1 is the champion of saas_churn: compare another version with"):
+            verb(frozen, 1, actor="bob", reason="a slip")
+    with pytest.raises(NotFound, match="There is no version 99 of 'saas_churn': the newest are 1, 2"):
+        releases.promote_version(frozen, 99, "bob", "a slip")
+    assert releases.sequence(frozen) == 2
+
+
+def test_a_command_that_names_the_home_keeps_what_was_deployed(make_settings: Callable[..., Settings]) -> None:
+    deployed = make_settings("use_case=saas_churn", "data_dir=/data", "serve.port=0")
+    path = Path(deployed.storage.home) / "deployed" / "saas_churn.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(asdict(deployed)))
+    where = f"home={deployed.storage.home}"
+    assert cli_release._settings("saas_churn", (where,)) == deployed
+    changed = cli_release._settings("saas_churn", (where, "release.max_errors=0.5"))
+    assert changed == replace(deployed, release=replace(deployed.release, max_errors=0.5))

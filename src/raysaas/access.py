@@ -51,14 +51,14 @@ def listed(settings: Settings, tenant: str | None = None) -> list[dict[str, Any]
 
 
 def revoke(settings: Settings, name: str) -> dict[str, Any]:
-    """Delete a key, given by its id or by the key itself; return what was known of it.
+    """Delete a key, given by its id or by the key itself; return what was known of it, its state ``revoked``.
 
     Raises InputError when there is no such key, or the id fits several.
     """
     ledger = _ledger(settings)
     row = _found(ledger, name)
     ledger.drop_key(row.digest)
-    return _shown(row)
+    return {**_shown(row), "state": "revoked"}
 
 
 def rotate(settings: Settings, name: str, overlap: str = "24h") -> tuple[str, dict[str, Any], dict[str, Any]]:

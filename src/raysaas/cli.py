@@ -87,17 +87,20 @@ def down(overrides: tuple[str, ...]) -> Result:
 
 @main.command()
 @click.option(
-    "--keep/--stop", default=None, help="Leave the service up at the end; default: until Ctrl-C on a terminal."
+    "--keep/--stop", default=None, help="Keep the service up at the end, until Ctrl-C; default: only on a terminal."
+)
+@click.option(
+    "--skip", multiple=True, type=click.Choice(["sweep", "federate"]), help="Leave this step out; may be repeated."
 )
 @overrides_argument
 @command
-def demo(overrides: tuple[str, ...], keep: bool | None) -> Result:
+def demo(overrides: tuple[str, ...], keep: bool | None, skip: tuple[str, ...]) -> Result:
     """Run the whole path on one use case and show what happened."""
     from raysaas.demo import run as run_demo
 
     output: Output = click.get_current_context().meta[OUTPUT]
     show = sys.stderr.write if output.as_json else output.write
-    told = run_demo(entry.compose(list(overrides)), show, keep=keep)
+    told = run_demo(entry.compose(list(overrides)), show, keep=keep, skip=skip)
     return told if output.as_json else None
 
 
@@ -137,6 +140,8 @@ def run(job: str, overrides: tuple[str, ...], settings_file: str | None) -> Resu
     from raysaas import lifecycle
 
     settings = entry.saved(Path(settings_file)) if settings_file else entry.compose(list(overrides))
+    if settings_file and overrides:
+        settings = entry.amended(settings, entry.compose(list(overrides)), overrides)
     entry.connected(settings, job)
     result: Result = lifecycle.JOBS[job](settings)
     if result and result.get("url"):

@@ -3,7 +3,7 @@
 import click
 
 from raysaas import entry
-from raysaas.commands import Commands, Result, command, overrides_argument
+from raysaas.commands import OUTPUT, Commands, Output, Result, command, moment, overrides_argument, table
 
 
 @click.group(cls=Commands)
@@ -42,7 +42,15 @@ def list_keys(tenant: str | None, overrides: tuple[str, ...]) -> Result:
     """List the keys, oldest first, by id; a key itself is never shown again."""
     from raysaas import access
 
-    return {"keys": access.listed(entry.compose(list(overrides)), tenant)}
+    keys = access.listed(entry.compose(list(overrides)), tenant)
+    output: Output = click.get_current_context().meta[OUTPUT]
+    if output.as_json:
+        return {"keys": keys}
+    columns = ("id", "tenant", "scopes", "state", "created", "expires")
+    texts = [{**key, "scopes": ",".join(key["scopes"])} for key in keys]
+    rows = [[moment(key[name]) if name in ("created", "expires") else key[name] for name in columns] for key in texts]
+    output.write(table(columns, rows) if rows else "There is no such key: `raysaas key create --tenant T` makes one.\n")
+    return None
 
 
 @key.command("revoke")

@@ -3,7 +3,7 @@
 import click
 
 from raysaas import entry
-from raysaas.commands import Commands, Result, command, overrides_argument
+from raysaas.commands import OUTPUT, Commands, Output, Result, command, note_stranger, overrides_argument, table
 from raysaas.errors import ConfigError
 
 
@@ -55,4 +55,12 @@ def _limits(use_case: str, overrides: tuple[str, ...], tenant: str = "", rps: fl
     book = QuotaBook(Ledger(settings.storage.ledger_url or ""), settings.use_case.name)
     if tenant:
         book.set_limit(tenant, rps)
-    return {"use_case": settings.use_case.name, "default": settings.serve.quota_rps, "tenants": book.limits()}
+    if rps is not None:
+        note_stranger(settings, tenant)
+    limits = {"default_rps": settings.serve.quota_rps, "tenants_rps": book.limits()}
+    output: Output = click.get_current_context().meta[OUTPUT]
+    if output.as_json:
+        return {"use_case": settings.use_case.name, **limits}
+    rows = [("every other", limits["default_rps"]), *sorted(book.limits().items())]
+    output.write(table(("tenant", "requests a second"), [(name, f"{limit:g}") for name, limit in rows]))
+    return None

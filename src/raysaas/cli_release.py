@@ -1,6 +1,6 @@
 """The ``raysaas`` commands of releases: who answers, since when, by whom and why; and how that is changed."""
 
-import os
+import getpass
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raysaas import entry
-from raysaas.commands import OUTPUT, Output, Result, command, overrides_argument
+from raysaas.commands import OUTPUT, Output, Result, command, moment, note_stranger, overrides_argument, table
 from raysaas.errors import InputError
+from raysaas.records import Task
 from raysaas.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +23,22 @@ _COLUMNS = ("sequence", "at", "actor", "change", "reason")
 
 reason_option = click.option("--reason", default="by hand", help="Why; it stays in the release history.")
 use_case_argument = click.argument("use_case")
-version_argument = click.argument("version", type=int)
+
+
+class Version(click.ParamType):
+    """A model version as the registry numbers them: 4, or v4 as other commands call it."""
+
+    name = "version"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; a usage error for other text."""
+        number = value.removeprefix("v")
+        if not (number.isascii() and number.isdigit()):
+            self.fail(f"{value!r} is no version: expected its number, such as 4 or v4.", param, ctx)
+        return int(number)
+
+
+version_argument = click.argument("version", type=Version())
 
 
 @click.command("releases")
@@ -38,10 +54,13 @@ def releases(use_case: str, overrides: tuple[str, ...]) -> Result:
     told, compared = verbs.history(settings), verbs.comparison(settings)
     if output.as_json:
         return {"use_case": use_case, "releases": told, "comparison": compared}
-    output.write(_table(told) + "\n" if told else f"{use_case} has no release yet.\n")
+    rows = [[moment(one[key]) if key == "at" else one[key] for key in _COLUMNS] for one in told]
+    output.write(table(_COLUMNS, rows) if told else f"{use_case} has no release yet.\n")
+    metric = "AUC" if settings.use_case.task is Task.binary else "mean loss"
     for name, contest in compared.get("contests", {}).items():
         gain, num = contest["gain"], contest["outcomes"]
-        output.write(f"{name} (version {contest['version']}): gain {gain:+.4f} after {num} outcomes\n")
+        known = f"{gain:+.4f} {metric} against the champion (+ is better)" if gain else "no difference is known yet"
+        output.write(f"{name} (version {contest['version']}): {known}, after {num} outcomes of its decisions\n")
     return None
 
 
@@ -56,7 +75,12 @@ def promote(use_case: str, version: int, tenant: str | None, reason: str, overri
     """Make a version the champion that answers, or with --tenant the one that answers a tenant."""
     from raysaas import releases as verbs
 
-    return _done(use_case, overrides, reason, lambda s, by: verbs.promote_version(s, version, **by, tenant=tenant))
+    def act(settings: Settings, by: dict[str, Any]) -> "Release":
+        if tenant is not None:
+            note_stranger(settings, tenant)
+        return verbs.promote_version(settings, version, **by, tenant=tenant)
+
+    return _done(use_case, overrides, reason, act)
 
 
 @click.command("rollback")
@@ -147,38 +171,34 @@ COMMANDS = (releases, promote, rollback, canary, shadow, ab, freeze, unfreeze)
 
 
 def _done(use_case: str, overrides: tuple[str, ...], reason: str, act: Act) -> Result:
+    from raysaas import releases as verbs
+
     settings = _settings(use_case, overrides)
-    release = act(settings, {"actor": os.environ.get("USER", "unknown"), "reason": reason})
-    shown: dict[str, Any] = {"use_case": use_case, "sequence": release.sequence, "champion": release.champion.version}
-    shown["variants"] = {v.name: {"version": v.arm.version, "share": v.share} for v in release.variants}
-    shown["shadow"] = release.shadow.version if release.shadow else None
-    shown["tenants"] = {tenant: arm.version for tenant, arm in release.tenants.items()}
-    return {**shown, "frozen": release.frozen, "reason": release.reason}
+    before = verbs.sequence(settings)
+    release = act(settings, {"actor": _user(), "reason": reason})
+    changed = verbs.history(settings)[0]["change"] if release.sequence != before else "nothing: it was so already"
+    return {"use_case": use_case, "changed": changed, **verbs.answering(release), "reason": release.reason}
+
+
+def _user() -> str:
+    """Who is at the terminal; also where no variable says it, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name
+        return "unknown"
 
 
 def _settings(use_case: str, overrides: tuple[str, ...]) -> Settings:
-    """Those that the use case was deployed with, unless settings are given: other ones would deploy it anew."""
+    """Those that the use case was deployed with, and over them what is given: others would deploy it anew."""
     settings = entry.compose([f"use_case={use_case}", *overrides])
     deployed = Path(settings.storage.home) / "deployed" / f"{use_case}.json"
-    return entry.saved(deployed) if deployed.exists() and not overrides else settings
+    return entry.amended(entry.saved(deployed), settings, overrides) if deployed.exists() else settings
 
 
 def _variant(word: str) -> tuple[str, tuple[int, float]]:
     name, _, told = word.partition("=")
     version, _, share = told.partition(":")
     try:
-        return name, (int(version), float(share))
+        return name, (int(version.removeprefix("v")), float(share))
     except ValueError as error:
         raise InputError(f"{word!r} is no variant: expected NAME=VERSION:SHARE, for example trees=4:0.2.") from error
-
-
-def _table(told: list[dict[str, Any]]) -> str:
-    """The history in columns as wide as they need to be; the reason, which may be long, comes last."""
-    rows = [list(_COLUMNS), *([_cell(one[key]) for key in _COLUMNS] for one in told)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:%Y-%m-%d %H:%M:%S}" if hasattr(value, "strftime") else str(value)

@@ -64,6 +64,7 @@ def _failure(response: httpx.Response) -> RaysaasError:
     try:
         detail = response.json()["detail"]
     except (ValueError, KeyError):
-        unknown = response.status_code == HTTPStatus.NOT_FOUND  # Serve's own answer: no application has this path
-        detail = "no such use case is deployed." if unknown else response.text[:200] or response.reason_phrase
+        detail = response.text[:200] or response.reason_phrase
+        if response.status_code == HTTPStatus.NOT_FOUND:  # Serve's own answer: no application has this path
+            detail = "no such use case is deployed; `raysaas status` shows those that are."
     return kind(f"{response.request.url.path} answered {response.status_code}: {detail}")

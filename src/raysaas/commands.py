@@ -4,8 +4,9 @@ import difflib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import click
 import yaml
 
 from raysaas import entry
+from raysaas.settings import Settings
 
 Result = Mapping[str, Any] | None
 
@@ -70,6 +72,28 @@ def command(function: Callable[..., Result]) -> Callable[..., None]:
 def _readable(result: Mapping[str, Any]) -> str:
     shown = json.loads(json.dumps({k: v for k, v in result.items() if v not in (None, [], {}, "")}, default=str))
     return str(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=120))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Rows under their columns, as wide as they need to be, one line each; what may be long comes last."""
+    cells = [list(columns), *([str(value) for value in row] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
+    return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def moment(at: datetime | str | None) -> str:
+    """A time as people read it, to the second and with its zone; "never" for none."""
+    at = datetime.fromisoformat(at) if isinstance(at, str) else at
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if at else "never"
+
+
+def note_stranger(settings: Settings, tenant: str) -> None:
+    """Say on stderr that nobody asks as this tenant yet: it may be a slip, or the key comes later."""
+    from raysaas import access
+
+    if not access.listed(settings, tenant):
+        sys.stderr.write(f"note: tenant {tenant!r} has no API key; `raysaas key list` shows who has one.\n")
 
 
 overrides_argument = click.argument("overrides", nargs=-1)

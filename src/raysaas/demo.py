@@ -5,7 +5,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import date
@@ -32,16 +32,19 @@ _TENANTS = ("acme", "globex", "initech")
 _T = TypeVar("_T")
 
 
-def run(settings: Settings, show: Callable[[str], object], *, keep: bool | None) -> dict[str, Any]:
+def run(
+    settings: Settings, show: Callable[[str], object], *, keep: bool | None, skip: Collection[str] = ()
+) -> dict[str, Any]:
     """Run every step on ``settings.use_case`` in a home of its own; returns the summary (also written as JSON).
 
     ``show`` gets the screen at the end, before the service waits for Ctrl-C (``keep``; None: on a terminal only).
+    ``skip`` leaves out ``sweep``, ``federate`` or both.
     """
     root = Path(settings.storage.home) / "demo"
     if not settings.use_case.simulate:
         _check_sources(settings)
     settings = _in_own_home(settings, root)
-    story = _Story(settings)
+    story = _Story(settings, skip)
     try:
         told = story.tell()
         (root / "summary.json").write_text(json.dumps(told, indent=2, default=str))
@@ -85,8 +88,8 @@ def _wait_for_interrupt() -> None:
 class _Story:
     """The steps in order; each adds its facts to ``facts``."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.name = settings, settings.use_case.name
+    def __init__(self, settings: Settings, skip: Collection[str]) -> None:
+        self.settings, self.name, self.skip = settings, settings.use_case.name, skip
         self.ledger = Ledger(settings.storage.ledger_url or "")
         self.facts: dict[str, Any] = {
             "use_case": self.name,
@@ -151,6 +154,8 @@ class _Story:
             ("sweep", f"{settings.tune.num_samples} trials (Ray Tune, Optuna, ASHA)"),
             ("federate", f"{settings.federated.num_nodes} Flower nodes, {settings.federated.rounds} rounds"),
         ):
+            if job in self.skip:
+                continue
             with self.step(job, what) as say:
                 self._remember(lifecycle.JOBS[job](settings), say)
         with self.step("deploy", "Ray Serve behind HAProxy") as say:

@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
@@ -171,10 +171,10 @@ def exit_codes(debug: bool = False) -> Iterator[None]:
         sys.exit(error.exit_code)
     except Terminated:
         sys.stderr.write("terminated\n")
-        sys.exit(128 + signal.SIGTERM)
+        _end_by(signal.SIGTERM)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        sys.exit(128 + signal.SIGINT)
+        _end_by(signal.SIGINT)
     except Exception as error:  # noqa: BLE001  the door: whatever is not expected is reported as a bug
         if inner := _cause(error):
             sys.stderr.write(f"error: {inner}\n")
@@ -182,6 +182,14 @@ def exit_codes(debug: bool = False) -> Iterator[None]:
         traceback.print_exc()
         sys.stderr.write("error: this is a bug in raysaas; the trace-back above says where.\n")
         sys.exit(1)
+
+
+def _end_by(number: signal.Signals) -> None:
+    if cluster.fitting():  # Ray's own clean-up at the end of Python would crash beside it; Ray sees that we are gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + number)
+    sys.exit(128 + number)
 
 
 def _cause(error: BaseException | None) -> RaysaasError | None:
@@ -228,3 +236,12 @@ def check_arguments() -> None:
 def saved(path: Path) -> Settings:
     """Settings that ``lifecycle.deploy`` wrote next to an application."""
     return typed(DictConfig(json.loads(path.read_text())))
+
+
+def amended(kept: Settings, composed: Settings, overrides: Sequence[str]) -> Settings:
+    """``kept`` with just those values of ``composed`` that ``overrides`` (``a.b=c``) name."""
+    body, given = (DictConfig(json.loads(json.dumps(asdict(each)))) for each in (kept, composed))
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0].replace("/", ".")
+        OmegaConf.update(body, key, OmegaConf.select(given, key), merge=False)
+    return typed(body)

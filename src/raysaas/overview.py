@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from raysaas import cluster
-from raysaas.records import OrderState
+from raysaas import cluster, releases
+from raysaas.records import DriftReport, OrderState
 from raysaas.settings import Settings
 from raysaas.stores.ledger import Ledger
 
@@ -19,16 +19,15 @@ def status(settings: Settings) -> dict[str, Any]:
 def _use_case(ledger: Ledger, name: str) -> dict[str, Any]:
     release, reports = ledger.release(name), ledger.drift(name, 1)
     pending = [o for o in ledger.orders(name) if o.state in (OrderState.open, OrderState.running)]
-    return {
-        "champion": release.champion.version if release else None,
-        "variants": {one.name: one.arm.version for one in release.variants} if release else {},
-        "shadow": release.shadow.version if release and release.shadow else None,
-        "frozen": release.frozen if release else False,
-        "sequence": release.sequence if release else None,
-        "reason": release.reason if release else None,
-        "drift": {"severity": reports[0].severity, "cause": list(reports[0].cause)} if reports else None,
-        "open_orders": [o.reason for o in pending],
-    }
+    told = {} if release is None else {**releases.answering(release), "reason": release.reason, "actor": release.actor,
+                                       "at": release.at}  # fmt: skip
+    return {**told, "drift": _drift(reports[0]) if reports else None, "open_orders": [o.reason for o in pending]}
+
+
+def _drift(report: DriftReport) -> dict[str, Any]:
+    """What the newest full window showed. It may be of a version that answers no more: its number stands with it."""
+    return {"severity": report.severity, "cause": list(report.cause), "version": report.version,
+            "window": report.window, "ended_at": report.ended_at}  # fmt: skip
 
 
 def why(settings: Settings, decision_id: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raysaas import cluster
-from raysaas.errors import NotFound
+from raysaas.errors import InputError, NotFound
 from raysaas.lineage.runs import emits
 from raysaas.records import Arm, ModelVersion, Release
 from raysaas.release import rollout, steps
@@ -43,6 +43,7 @@ def introduce(settings: Settings, version: ModelVersion, *, actor: str, since: i
     return _step(settings, rollout.start_canary, arm_of(version), min(policy.stages[0], _MAX_SHARE), **who)
 
 
+_VERSIONS_TOLD = 8
 _MAX_SHARE = 0.99  # a canary of all the traffic would leave nobody to compare with
 
 
@@ -74,14 +75,14 @@ def canary(
 ) -> Release:  # fmt: skip
     """Let a version answer ``share`` of the traffic, by default that of the first stage."""
     first = min(settings.release.stages[0], _MAX_SHARE)
-    arm = arm_of(version_of(settings, number))
+    arm = _challenger(settings, number)
     who = {"actor": actor, "reason": reason, "since": since}
     return _step(settings, rollout.start_canary, arm, first if share is None else share, **who)
 
 
 def shadow(settings: Settings, number: int, *, actor: str, reason: str) -> Release:
     """Let a version see all requests and answer none."""
-    return _step(settings, rollout.start_shadow, arm_of(version_of(settings, number)), actor=actor, reason=reason)
+    return _step(settings, rollout.start_shadow, _challenger(settings, number), actor=actor, reason=reason)
 
 
 def ab(settings: Settings, variants: Mapping[str, tuple[int, float]], *, actor: str, reason: str) -> Release:
@@ -106,6 +107,12 @@ def history(settings: Settings) -> list[dict[str, Any]]:
     return [_told(release, change) for release, change in zip(releases, steps.changes(releases), strict=True)]
 
 
+def sequence(settings: Settings) -> int:
+    """The number of the release in force; 0 when nothing was released yet."""
+    release = _ledger(settings).release(settings.use_case.name)
+    return release.sequence if release else 0
+
+
 def comparison(settings: Settings) -> dict[str, Any]:
     """How the versions that are compared now stand, as the release actor last saved it; empty when none are."""
     name = settings.use_case.name
@@ -113,20 +120,22 @@ def comparison(settings: Settings) -> dict[str, Any]:
     return dict(status) if status.get("contests") else {}
 
 
-def _told(release: Release, change: str) -> dict[str, Any]:
-    shadow_arm = release.shadow
+def answering(release: Release) -> dict[str, Any]:
+    """Which versions answer, by sequence: champion, variants with their shares, shadow, tenants' own; and if frozen."""
     return {
         "sequence": release.sequence,
-        "at": release.at,
-        "actor": release.actor,
-        "change": change,
-        "reason": release.reason,
         "champion": release.champion.version,
-        "variants": [{"name": v.name, "version": v.arm.version, "share": v.share} for v in release.variants],
-        "shadow": shadow_arm.version if shadow_arm else None,
+        "variants": {one.name: {"version": one.arm.version, "share": one.share} for one in release.variants},
+        "shadow": release.shadow.version if release.shadow else None,
         "tenants": {tenant: arm.version for tenant, arm in release.tenants.items()},
         "frozen": release.frozen,
     }
+
+
+def _told(release: Release, change: str) -> dict[str, Any]:
+    variants = [{"name": v.name, "version": v.arm.version, "share": v.share} for v in release.variants]
+    by = {"at": release.at, "actor": release.actor, "change": change, "reason": release.reason}
+    return {"sequence": release.sequence, **by, **answering(release), "variants": variants}
 
 
 def apply(settings: Settings, release: Release) -> None:
@@ -172,10 +181,25 @@ def _crown(settings: Settings, release: Release | None) -> None:
 
 
 def version_of(settings: Settings, number: int) -> ModelVersion:
-    """A registered version, or NotFound."""
+    """A registered version, or NotFound, which names those there are."""
     from raysaas.stores.registry import Registry
 
-    return Registry(settings.storage).version(settings.use_case.name, number)
+    registry, name = Registry(settings.storage), settings.use_case.name
+    try:
+        return registry.version(name, number)
+    except NotFound as error:
+        known = sorted(one.version for one in registry.versions(name))[-_VERSIONS_TOLD:]
+        home = settings.storage.home
+        there = f"the newest are {', '.join(map(str, known))}" if known else f"none was trained in {home}"
+        raise NotFound(f"There is no version {number} of {name!r}: {there}.") from error
+
+
+def _challenger(settings: Settings, number: int) -> Arm:
+    """The version as an arm to compare with the champion, which it must not be."""
+    arm, release = arm_of(version_of(settings, number)), _ledger(settings).release(settings.use_case.name)
+    if release is not None and release.champion.version == number:
+        raise InputError(f"Version {number} is the champion of {release.use_case}: compare another version with it.")
+    return arm
 
 
 def _saved(settings: Settings) -> Path:

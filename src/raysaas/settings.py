@@ -187,12 +187,13 @@ class Federated:
 
 @dataclass(kw_only=True, slots=True)
 class Serve:
-    """One Serve application per use case, behind HAProxy."""
+    """One Serve application per use case, behind HAProxy. With ``num_gpus`` a replica runs networks on its GPU."""
 
     port: int = 8000
     min_replicas: int = 1
     max_replicas: int = 2
     num_cpus: float = 0.2
+    num_gpus: float = 0.0
     target_ongoing_requests: int = 32
     target_wait_ms: float = 50.0
     scale_down_s: float = 60.0
@@ -219,6 +220,7 @@ class Serve:
             require(getattr(self, key) > 0, f"serve.{key}", getattr(self, key), "a positive number")
         for key in ("min_replicas", "max_replicas", "scale_down_s", "quota_rps", "quota_burst"):
             require(getattr(self, key) >= 0, f"serve.{key}", getattr(self, key), "0 or more")
+        require(0 <= self.num_gpus <= 1, "serve.num_gpus", self.num_gpus, "0, or a part of a GPU up to 1")
 
 
 @dataclass(kw_only=True, slots=True)
