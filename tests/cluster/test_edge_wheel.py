@@ -80,9 +80,10 @@ def test_it_predicts_without_ray_and_without_the_cluster(wheel: Path, tmp_path: 
 
 def test_an_editable_install_exposes_the_edge_only(tmp_path: Path) -> None:
     """Copies of the shared modules in site-packages would shadow the checkout that is being worked on."""
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, timeout=120)
-    pip = [str(tmp_path / "venv" / "bin" / "pip"), "install", "--quiet", "--no-deps", "--editable", str(EDGE)]
-    done = subprocess.run(pip, capture_output=True, text=True, timeout=300, check=False)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True, timeout=120)
+    pip = [sys.executable, "-m", "pip", "--python", str(tmp_path / "venv" / "bin" / "python")]
+    install = [*pip, "install", "--quiet", "--no-deps", "--editable", str(EDGE)]
+    done = subprocess.run(install, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
     assert not (site / "raysaas").exists()

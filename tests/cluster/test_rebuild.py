@@ -25,7 +25,7 @@ T0 = datetime(2026, 1, 1, tzinfo=UTC)
 CUTS = [f"2026-0{month}-01" for month in range(2, 8)]
 EVENTS = {"who": Column(type=ColumnType.text), "at": Column(type=ColumnType.time), "spent": Column(),
           "kind": Column(type=ColumnType.category)}  # fmt: skip
-MODEL = Model(families=["network", "trees"], num_trees=20)
+MODEL = Model(families=["linear", "trees"], num_trees=20)
 AGGREGATES = ["count", "sum:spent", "mean:spent"]
 ENDS = {"who": Column(type=ColumnType.text), "at": Column(type=ColumnType.time)}
 
@@ -83,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, list[di
     folder = tmp_path_factory.mktemp("again")
     settings = Settings(
         use_case=use_case(), storage=Storage(home=str(folder / "var")), data_dir=str(folder),
-        model=MODEL, train=Train(epochs=2, num_workers=1),
+        model=MODEL, train=Train(num_workers=1),
     )  # fmt: skip
     write(folder / "events-1.csv", events(range(400), 1), *EVENTS)
     write(
@@ -102,7 +102,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, list[di
 
 
 def again(settings: Settings, as_of: str, **more: Any) -> Settings:
-    train = Train(epochs=2, num_workers=1, as_of=as_of)
+    train = Train(num_workers=1, as_of=as_of)
     return Settings(**{"use_case": settings.use_case, "storage": settings.storage, "data_dir": settings.data_dir,
                        "model": MODEL, "train": train, **more})  # fmt: skip
 
@@ -113,7 +113,7 @@ def test_a_version_is_rebuilt_with_equal_rows_and_equal_weights(trained: tuple[S
     was = registry.training_set("again", 2)
     assert set(was.snapshots) == {"raw.again__events", "raw.again__ends", "log.decisions", "log.outcomes"}
     second = lifecycle.train(again(settings, "v2"))["versions"]
-    assert [v["family"] for v in second] == [v["family"] for v in first] == ["network", "trees"]
+    assert [v["family"] for v in second] == [v["family"] for v in first] == ["linear", "trees"]
     assert [v["digest"] for v in second] == [v["digest"] for v in first], "equal seeds give equal bytes"
     assert registry.training_set("again", second[0]["version"]).content_hash == was.content_hash
     newest = lifecycle.materialize(settings)["training_set"]

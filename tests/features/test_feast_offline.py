@@ -1,8 +1,10 @@
 """Our offline store keeps the contract; on the same rows Feast's own stores do not."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ibis
 import pyarrow.parquet as pq
 import pytest
 from feast import Entity, FeatureStore, FileSource, RepoConfig, ValueType
@@ -11,6 +13,15 @@ from tests.contracts.offline import Given, OfflineStoreContract, Open
 from raysaas.features.feast_source import IcebergSource
 from raysaas.settings import Storage
 from raysaas.stores.tables import Tables
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_connection_left() -> Iterator[None]:
+    """Feast's DuckDB store opens Ibis's default one, which nobody closes: DuckDB then ends with a page of leaks."""
+    yield
+    opened, ibis.options.default_backend = ibis.options.default_backend, None
+    if opened is not None:
+        opened.disconnect()
 
 
 def repository(folder: Path, offline: dict[str, Any], views: list[Any]) -> FeatureStore:
