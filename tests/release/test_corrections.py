@@ -77,7 +77,7 @@ def test_the_corrected_evidence_counts_what_the_log_says(seed: int) -> None:
             made.decision(decisions[-1], NOW.isoformat())
         elif decisions:
             one = rng.choice(decisions)
-            by_id = {"decision_id": one["id"], "tenant": one["tenant"]}
+            by_id = {"decision_id": one["id"], "tenant": rng.choice("ttuu")}
             name = rng.choice([by_id, {"key": f"k{rng.randrange(80)}", "tenant": rng.choice("tu")}])
             observed = step + rng.choice([0, 500, -rng.randrange(3)])
             outcomes.append(outcome(name, rng.choice(["yes", "yes", "no", "no", "what?"]), observed, step))
@@ -155,7 +155,7 @@ def test_a_shadow_takes_an_outcome_that_came_before_its_decision() -> None:
     made.decision(decision(1, "champion", 0.25, key="k"), NOW.isoformat())
     made = again(made)
     assert made.contests["challenger"].num_outcomes == 0
-    made.shadow({"decision_id": "d1", "version": 2, "score": 0.75, "label": "no"})
+    made.shadow({"decision_id": "d1", "tenant": "t", "version": 2, "score": 0.75, "label": "no"})
     assert held(made.contests["challenger"]) == {"champion/1": [0.25], "challenger/1": [0.75]}
     made.outcome(outcome({"key": "k"}, "no", 3))
     assert held(again(made).contests["challenger"]) == {"champion/0": [0.25], "challenger/0": [0.75]}
@@ -191,7 +191,10 @@ def test_a_trial_of_an_earlier_release_goes_on() -> None:
     saved = json.loads(json.dumps(made.to_json()))
     for name in ("counted", "num_keys", "early"):
         del saved[name]
-    saved["pending"], saved["keys"] = {"d900": ["champion", {"score": 0.5, "label": "no"}, "aa", None]}, {"ab": "d900"}
+    saved["pending"], saved["keys"] = (
+        {"d900/t": ["champion", {"score": 0.5, "label": "no"}, "aa", None]},
+        {"ab": "d900/t"},
+    )
     contest = saved["contests"]["challenger"]
     saved["contests"] = {"challenger": {name: contest[name] for name in ("block", "evidence", "num_outcomes")}}
     found = Trial.from_json(saved)
@@ -201,5 +204,5 @@ def test_a_trial_of_an_earlier_release_goes_on() -> None:
         found.decision(decision(i, "champion" if i % 2 else "challenger", i / 300), NOW.isoformat())
         found.outcome(outcome({"decision_id": f"d{i}"}, "yes" if i % 3 else "no", 1))
     found.outcome(outcome({"decision_id": "d900"}, "yes", 1))
-    assert "d900" in again(found).counted
+    assert "d900/t" in again(found).counted
     assert found.contests["challenger"].evidence.num_pairs > evidence.num_pairs

@@ -158,7 +158,7 @@ def test_an_outcome_by_key_that_came_before_the_comparison_is_not_lost_to_it(sho
     shop.journal("decisions").append([made])
     referee.poll()
     assert referee.trial is not None
-    assert list(referee.trial.counted) == ["d1"]
+    assert list(referee.trial.counted) == ["d1/acme"]
 
 
 def test_killed_anywhere_it_goes_on_with_what_it_knew(shop: Shop) -> None:

@@ -210,7 +210,9 @@ def test_a_shadow_is_judged_on_the_same_decisions() -> None:
         noise = float(rng.normal())
         key = traffic.decide("champion", noise + 1.0 * truth)
         if i % 4:
-            made.shadow({"decision_id": key, "version": 2, "score": noise + 2.0 * truth, "label": "no"})
+            made.shadow(
+                {"decision_id": key, "tenant": "acme", "version": 2, "score": noise + 2.0 * truth, "label": "no"}
+            )
         traffic.observe(key, "yes" if truth else "no")
     shadowed = replace(CANARY, variants=(), shadow=TWO)
     assert made.contests["challenger"].num_outcomes == 300, "those that the shadow had time for"

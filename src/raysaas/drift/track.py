@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from raysaas.drift.performance import Matured
 from raysaas.drift.sketches import DecisionWindow
-from raysaas.stores.outcomes import Told, key_name
+from raysaas.stores.outcomes import Told, id_of, key_name, name_of
 
 MAX_REPORTED = 10_000  # outcomes in reported windows that can still be corrected, beside the newest window's
 
@@ -19,7 +19,7 @@ Change = Literal["", "first", "corrected"]
 
 @dataclass(slots=True)
 class OutcomeWindow:
-    """Decisions with their outcomes, in the order these first came, by decision id. The rest is of a reported one:
+    """Decisions with their outcomes, in the order these first came, by decision. The rest is of a reported one:
     its number and when it ended, and how many of its outcomes were corrected since."""
 
     rows: dict[str, Matured] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class OutcomeWindow:
 
     def span(self) -> tuple[str, str]:
         """The first and the last decision."""
-        return next(iter(self.rows), ""), next(reversed(self.rows), "")
+        return id_of(next(iter(self.rows), "")), id_of(next(reversed(self.rows), ""))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -46,8 +46,8 @@ class OutcomeWindow:
 class Track:
     """The windows of one version and the number of the next report.
 
-    ``pending`` maps a decision id to its score, label and time until the outcome comes, ``refused`` to an outcome that
-    is no label of the model, and ``named`` the caller's own key of decisions to their ids. ``reported`` are the newest
+    ``pending`` maps a decision (``name_of``) to its score, label and time until the outcome comes, ``refused`` to an
+    outcome that is no label of the model, and ``named`` the caller's own key to decisions. ``reported`` are the newest
     windows of outcomes, whose reports a correction changes. ``since`` is the release's first window. ``baseline`` is
     the first measured performance, of window ``baseline_of``: the reference where the bundle names none.
     """
@@ -69,12 +69,14 @@ class Track:
         self.since, self.decisions, self.pending, self.refused = self.next_window, None, {}, {}
         self.named, self.num_named, self.matured, self.reported = {}, 0, OutcomeWindow(), []
 
-    def remember(self, record: Mapping[str, Any]) -> None:
-        """Wait for the outcome of a decision."""
-        self.pending[record["id"]] = (float(record["score"]), record.get("label"), record["time"])
+    def remember(self, record: Mapping[str, Any]) -> str:
+        """Wait for the outcome of a decision; returns its name here."""
+        name = name_of(record.get("tenant"), record["id"])
+        self.pending[name] = (float(record["score"]), record.get("label"), record["time"])
         if record.get("key") is not None:
-            self.named.setdefault(key_name(record), []).append(record["id"])
+            self.named.setdefault(key_name(record), []).append(name)
             self.num_named += 1
+        return name
 
     def trim(self, most: int) -> None:
         """Wait for no more than ``most`` outcomes, the newest decisions'; keys stay with the decisions they name."""
@@ -91,9 +93,12 @@ class Track:
         return key in self.pending or self._window(key) is not None
 
     def decided(self, outcome: Mapping[str, Any]) -> list[str]:
-        """The decisions here that an outcome is of, by id or by key."""
-        ids = [str(outcome["decision_id"])] if outcome.get("decision_id") else self.named.get(key_name(outcome), [])
-        return [key for key in ids if self.knows(key)]
+        """The decisions here that an outcome is of, by id or by key; those of its own tenant."""
+        if outcome.get("decision_id"):
+            names = [name_of(outcome.get("tenant"), outcome["decision_id"])]
+        else:
+            names = self.named.get(key_name(outcome), [])
+        return [name for name in names if self.knows(name)]
 
     def tell(self, key: str, told: Told, *, usable: bool) -> Change:
         """Take an outcome of a known decision, ``usable`` when the model has that label; what it changed."""

@@ -148,9 +148,9 @@ class Watch:
     def _fold(self, version: int, reference: Reference, records: list[dict[str, Any]]) -> None:
         track = self.state.tracks.setdefault(version, Track())
         for record in records:
-            track.remember(record)
+            name = track.remember(record)
             if (told := self.state.early.of(record)) is not None:
-                self._tell(version, reference, track, record["id"], told)
+                self._tell(version, reference, track, name, told)
         track.trim(MAX_PENDING)
         while records:
             room = self._drift.window - (track.decisions.num_rows if track.decisions else 0)

@@ -18,7 +18,7 @@ from raysaas.release.blocks import CHALLENGER, CHAMPION, Block, Loss
 from raysaas.release.contest import Contest, Reading
 from raysaas.release.seen import Seen, place
 from raysaas.release.tally import NUM_BINS, Tally
-from raysaas.stores.outcomes import ByKey, Told, key_name
+from raysaas.stores.outcomes import ByKey, Told, key_name, name_of
 
 MAX_PENDING = 20_000
 MAX_COUNTED = 20_000  # decisions whose outcome was counted and can still be corrected
@@ -35,9 +35,9 @@ class Trial:
 
     ``versions`` maps an arm's name, the champion's included, to its version; ``shares`` to its share of the traffic.
     ``since`` is when it began and ``stage_since`` when the shares last changed (ISO times). ``num`` counts decisions of
-    this stage, ``split`` its entities. ``pending`` maps a decision's id to what is kept of it until its outcome comes
+    this stage, ``split`` its entities. ``pending`` maps a decision to what is kept of it until its outcome comes
     (arm, prediction, entity, prediction of the shadow, an outcome that came early), ``counted`` to what is kept then
-    (arm, both predictions, the outcome, block by contest and side), ``keys`` a caller's own key to those ids; entities
+    (arm, both predictions, the outcome, block by contest and side), ``keys`` a caller's own key to decisions; entities
     and keys are kept as hashes. ``labels`` of a binary task are (negative, positive).
     """
 
@@ -96,13 +96,14 @@ class Trial:
     def shadow(self, record: Mapping[str, Any]) -> None:
         """What the shadow would have answered to a decision."""
         (name,) = self.contests
-        kept = self.pending.get(record["decision_id"])
+        decision = name_of(record.get("tenant"), record["decision_id"])
+        kept = self.pending.get(decision)
         if self.paired and self.versions[name] == record["version"] and kept is not None:
             self.num[name] = self.num.get(name, 0) + 1
             self._score(name, float(record["score"]))
             kept[3] = {"score": record["score"], "label": record["label"]}
             if kept[4] is not None:
-                self._tell(record["decision_id"], Told(*kept[4]))
+                self._tell(decision, Told(*kept[4]))
 
     def outcome(self, record: Mapping[str, Any]) -> None:
         """What really happened: counted once, corrected by one that counts more."""
@@ -110,7 +111,7 @@ class Trial:
         if told is None:
             return
         if record.get("decision_id"):
-            self._tell(str(record["decision_id"]), told)
+            self._tell(name_of(record.get("tenant"), record["decision_id"]), told)
         elif record.get("key") is not None:
             self.early.add(record, told)
             for key in self.keys.get(key_name(record), ()):
@@ -181,7 +182,7 @@ class Trial:
                 self.first_scores = []
 
     def _keep(self, record: Mapping[str, Any], arm: str, unit: tuple[str, str]) -> None:
-        key, told = record["id"], self.early.of(record)
+        key, told = name_of(record.get("tenant"), record["id"]), self.early.of(record)
         predicted = {"score": record["score"], "label": record["label"]}
         self.pending[key] = [arm, predicted, _hash(*unit), None, told and [*told]]
         _trim(self.pending, MAX_PENDING)

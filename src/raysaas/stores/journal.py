@@ -52,7 +52,7 @@ class Journal:
     ) -> None:
         self.folder = Path(root) / use_case
         self.segment_bytes, self.segment_age_s = segment_bytes, segment_age_s
-        self._stem = f"{kind}-{int(time.time() * 1000):013x}{os.getpid():07x}{os.urandom(2).hex()}"
+        self._stem = f"{kind}-{int(time.time() * 1000):013x}{os.getpid():07x}{os.urandom(4).hex()}"
         self._clock, self._lock = clock, threading.Lock()
         self._bounded = Bounded(deadline_s, f"journal-{kind}") if deadline_s else None
         self._fd, self._path, self._num, self._opened = -1, Path(), 0, 0.0

@@ -60,6 +60,20 @@ class ByKey:
         return dict(self._told)
 
 
+def name_of(tenant: Any, decision_id: Any) -> str:
+    """A decision as only outcomes of its own tenant name it: others may know the bare id.
+
+    >>> id_of(name_of("acme", "d1"))
+    'd1'
+    """
+    return f"{decision_id}/{tenant}"
+
+
+def id_of(name: str) -> str:
+    """The id in :func:`name_of`."""
+    return name.partition("/")[0]
+
+
 def key_name(record: Mapping[str, Any]) -> str:
     """A name for the key of a decision or an outcome, which is its tenant's own."""
     parts = f"{record.get('tenant')}\x1f{record.get('key')}"
