@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 
 os.environ.update(
@@ -24,6 +25,8 @@ from raysaas.settings import Settings
 ROOT = Path(__file__).resolve().parents[1]
 DATA_DIR = os.environ.get("RAYSAAS_DATA_DIR") or str(ROOT.parent / "shared" / "data")
 NEEDS_RAY = ("cluster", "e2e")
+hypothesis.settings.register_profile("shared-machine", deadline=None)
+hypothesis.settings.load_profile("shared-machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -171,7 +171,7 @@ def test_shift_is_large_where_a_distribution_moved_and_nothing_elsewhere(tmp_pat
 cells = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from([None, 0.0, 1.0, 2.0])), max_size=8)
 
 
-@hypothesis(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=cells, after=cells)
 def test_counts_equal_those_of_a_plain_loop(
     tmp_path_factory: pytest.TempPathFactory, before: list[Any], after: list[Any]

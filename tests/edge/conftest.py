@@ -1,19 +1,15 @@
-"""A small real bundle for the edge's tests, and shared-machine patience."""
+"""A small real bundle for the edge's tests."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from raysaas.models import bundle, network, steps
 from raysaas.models.encode import Encoder
 from raysaas.models.profile import Profile
 from raysaas.records import Family, Task
-
-settings.register_profile("shared-machine", deadline=None)
-settings.load_profile("shared-machine")
 
 KINDS = {"usage": "number", "plan": "category"}
 

@@ -15,7 +15,7 @@ from raysaas.features.derived import lagged
 from raysaas.features.known_rows import ordered
 from raysaas.features.raw import Raw
 from raysaas.features.raw import raw as read_raw
-from raysaas.features.views import feature_names, latest_rows, own_rows, view_rows
+from raysaas.features.views import ROW, feature_names, latest_rows, row_maker, view_rows
 from raysaas.settings import Features
 from raysaas.use_case import Column, ColumnType, Examples, Source, UseCase
 from raysaas.view import View
@@ -37,6 +37,12 @@ def case(views: dict[str, View] | None = None, columns: Any = COLUMNS, **example
 def read(home: Path, use_case: UseCase, table: Any = LOG) -> Raw:
     _, tables = world(home, use_case, log=table)
     return read_raw(use_case, tables, NOW)
+
+
+def own_rows(use_case: UseCase, raw: Raw) -> pa.Table:
+    """The view of the example's own columns."""
+    _, make = row_maker(use_case, ROW, raw)
+    return make(raw.read(use_case.examples.source))
 
 
 def test_an_example_sees_its_own_columns_without_label_text_and_excluded(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import hypothesis
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,8 +13,6 @@ from raysaas.settings import Federated, Model, Settings, Storage
 from raysaas.use_case import Examples, Source, UseCase
 
 # Machines are shared: a slow example is not a failure.
-hypothesis.settings.register_profile("shared-machine", deadline=None)
-hypothesis.settings.load_profile("shared-machine")
 
 
 def training_table(num_rows: int) -> pa.Table:

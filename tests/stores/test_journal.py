@@ -34,7 +34,7 @@ def tables(tmp_path):
     return Tables(Storage(home=str(tmp_path / "var")))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(steps=st.lists(st.sampled_from(["append", "rotate", "tail"]), max_size=30), size=st.integers(200, 2000))
 def test_tail_sees_every_record_once_and_in_order(tmp_path_factory, steps, size):
     root = tmp_path_factory.mktemp("journal")

@@ -52,7 +52,7 @@ def counting(one, told):
     return (last["label"] if last else None, len(mine))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(made=decisions, told=st.lists(st.one_of(by_id, by_key), max_size=12), seed=st.integers(0, 99))
 def test_the_last_observed_then_last_known_outcome_counts_in_any_order(made, told, seed):
     told = told + told[:2]  # repeated: nothing changes but the count

@@ -100,7 +100,7 @@ def granted(num, burst, seconds, demand, seed, dead_from=math.inf):
     return total
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(num=st.integers(2, 6), burst=st.floats(50, 400), parts=st.lists(st.floats(0, 1), min_size=6, max_size=6),
        seconds=st.sampled_from([5, 10]), seed=st.integers(0, 99))  # fmt: skip
 def test_the_sum_over_replicas_keeps_to_the_limit(num, burst, parts, seconds, seed):
@@ -109,7 +109,7 @@ def test_the_sum_over_replicas_keeps_to_the_limit(num, burst, parts, seconds, se
     assert total == pytest.approx(burst + RATE * seconds, rel=0.1)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(num=st.integers(2, 6), seed=st.integers(0, 99))
 def test_who_stays_below_the_limit_is_never_refused_wherever_the_requests_go(num, seed):
     demand = 0.9 * RATE
@@ -119,7 +119,7 @@ def test_who_stays_below_the_limit_is_never_refused_wherever_the_requests_go(num
     assert granted(num, burst, 10, lambda _, i: demand if i == 0 else 0.0, seed) == pytest.approx(10 * demand, abs=2)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(num=st.integers(2, 4), seed=st.integers(0, 99))
 def test_moving_from_replica_to_replica_gains_nothing(num, seed):
     total = granted(num, RATE, 10, lambda second, i: 4 * RATE if second % num == i else 0.0, seed)

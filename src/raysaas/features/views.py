@@ -82,15 +82,11 @@ def row_maker(use_case: UseCase, name: str, raw: Raw) -> tuple[KnownRows, Callab
     return raw.rows(view.source).only([*CONTEXT, *view.inputs()]), partial(_view_columns, use_case, name)
 
 
-def own_rows(use_case: UseCase, raw: Raw) -> pa.Table:
+def _own(use_case: UseCase, table: pa.Table) -> pa.Table:
     """The view ``row``: columns of the example's source, lags, at times that tell rows of one entity apart.
 
     The label is left out unless it is taken from a later row: then its value now is known, and the strongest feature.
     """
-    return _own(use_case, raw.read(use_case.examples.source))
-
-
-def _own(use_case: UseCase, table: pa.Table) -> pa.Table:
     examples = use_case.examples
     hidden = {examples.label} if examples.lead == 0 else set()
     columns = (
