@@ -140,12 +140,12 @@ def test_every_refusal_is_a_problem_document(served, client, change, status):
 
 
 def test_predictions_are_answered_in_front_of_serve_and_all_else_behind_it(client):
-    # Serve gives every answer that passes through it an id.
-    assert "x-request-id" in client.get("/health").headers
-    for body, status in (({"instances": [ROW]}, 200), ({"instances": [{"nope": 1}]}, 422)):
-        reply = client.post("/predict", json=body)
-        assert reply.status_code == status
-        assert "x-request-id" not in reply.headers
+    # Serve's own ids of requests are UUIDs with hyphens.
+    assert "-" in client.get("/health").headers["x-request-id"]
+    answered, refused = (client.post("/predict", json={"instances": [row]}) for row in (ROW, {"nope": 1}))
+    assert (answered.status_code, refused.status_code) == (200, 422)
+    assert answered.headers["x-request-id"] == answered.json()["decisions"][0]["decision_id"]
+    assert "-" not in refused.headers["x-request-id"]
 
 
 def doors_of(served, platform):
