@@ -134,25 +134,3 @@ def test_the_command_line_says_the_same(tmp_path: Path) -> None:
     command.append("--debug")
     debugged = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" in debugged.stderr
-
-
-WAITING = """
-import atexit, os, signal, threading
-from raysaas import cluster, entry
-from raysaas.training import runs
-atexit.register(print, "a clean-up that would crash beside the fit")
-threading.Timer(0.5, os.kill, (os.getpid(), signal.{name})).start()
-with entry.exit_codes():
-    try:
-        runs.interruptible(threading.Event().wait)
-    finally:
-        cluster.disconnect()
-"""
-
-
-@pytest.mark.parametrize(("name", "code", "last"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
-def test_a_signal_while_a_fit_waits_ends_at_once(name: str, code: int, last: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WAITING.format(name=name)], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (code, "", f"{last}\n")

@@ -14,7 +14,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -326,15 +325,10 @@ def _label_submission(metadata: Mapping[str, str]) -> None:
 
 
 def disconnect() -> None:
-    """Leave Ray, if this process is connected; not while an abandoned fit waits for it in a thread: both crash."""
+    """Leave Ray, if this process is connected."""
     ray = sys.modules.get("ray")
-    if ray is not None and not fitting():
+    if ray is not None:
         ray.shutdown()
-
-
-def fitting() -> bool:
-    """Whether a fit still waits for Ray in the thread that ``training.runs.interruptible`` gave it."""
-    return any(thread.name == "fit" for thread in threading.enumerate())
 
 
 def submit(settings: Settings, job: str, overrides: list[str], *, wait: bool) -> dict[str, str]:

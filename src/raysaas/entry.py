@@ -171,10 +171,10 @@ def exit_codes(debug: bool = False) -> Iterator[None]:
         sys.exit(error.exit_code)
     except Terminated:
         sys.stderr.write("terminated\n")
-        _end_by(signal.SIGTERM)
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
-        _end_by(signal.SIGINT)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:  # noqa: BLE001  the door: whatever is not expected is reported as a bug
         if inner := _cause(error):
             sys.stderr.write(f"error: {inner}\n")
@@ -182,14 +182,6 @@ def exit_codes(debug: bool = False) -> Iterator[None]:
         traceback.print_exc()
         sys.stderr.write("error: this is a bug in raysaas; the trace-back above says where.\n")
         sys.exit(1)
-
-
-def _end_by(number: signal.Signals) -> None:
-    if cluster.fitting():  # Ray's own clean-up at the end of Python would crash beside it; Ray sees that we are gone
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(128 + number)
-    sys.exit(128 + number)
 
 
 def _cause(error: BaseException | None) -> RaysaasError | None:

@@ -90,28 +90,23 @@ def told(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return SimpleNamespace(name=request.param, home=home, output=output, facts=facts, left=left, page=page)
 
 
-def test_a_signal_in_the_middle_ends_it_at_once_and_leaves_no_process(tmp_path: Path, data_dir: str) -> None:
-    """Two demos side by side, ended one after the other: the first end touches nothing of the second."""
-    ends, demos = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}, {}
-    for number, last in ends.items():
-        (tmp_path / last).mkdir()
-        demos[number] = start(tmp_path / last, "use_case=telco_churn", f"data_dir={data_dir}")
-    for number, last in ends.items():
-        said(tmp_path / last, demos[number], "\ntrain ")
+@pytest.mark.parametrize(("number", "last"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_in_the_middle_ends_it_at_once_and_leaves_no_process(
+    number: signal.Signals, last: str, tmp_path: Path, data_dir: str
+) -> None:
+    demo = start(tmp_path, "use_case=telco_churn", f"data_dir={data_dir}")
+    said(tmp_path, demo, "\ntrain ")
     time.sleep(4)  # in the middle of a fit, whose engine has handlers of its own
-    for number, last in ends.items():
-        demo, home = demos[number], tmp_path / last
-        assert demo.poll() is None, (home / "stderr").read_text()
-        if number is signal.SIGINT:
-            os.killpg(demo.pid, number)  # a terminal sends it to the whole group
-        else:
-            demo.send_signal(number)
-        demo.communicate(timeout=30)
-        stderr = (home / "stderr").read_text()
-        assert demo.returncode == 128 + number, stderr
-        assert stderr.endswith(f"{last}\n")
-        assert "Traceback" not in stderr
-        assert mentioning(str(home)) == []
+    if number is signal.SIGINT:
+        os.killpg(demo.pid, number)  # a terminal sends it to the whole group
+    else:
+        demo.send_signal(number)
+    demo.communicate(timeout=30)
+    stderr = (tmp_path / "stderr").read_text()
+    assert demo.returncode == 128 + number, stderr
+    assert stderr.endswith(f"{last}\n")
+    assert "Traceback" not in stderr
+    assert mentioning(str(tmp_path)) == []
 
 
 def test_it_ends_with_every_step_done_and_the_same_summary_on_disk(told: SimpleNamespace) -> None:
