@@ -23,10 +23,8 @@ import pytest
 import ray
 import schemathesis
 import tritonclient.http as triton
-from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi import checks
+from tests.cluster.fuzz import call_often
 from tests.cluster.raw_http import BUILT_IN, LIES, problem_of, said, statuses
 from tritonclient.utils import InferenceServerException
 
@@ -284,32 +282,10 @@ def test_schemathesis_finds_no_5xx_and_no_undocumented_answer(served: SimpleName
         share = max(1, (CALLS - made.total()) // (2 * len(acting) + len(operations)))
         for operation in (*operations, *acting):
             for mode in GenerationMode if operation in acting else [GenerationMode.POSITIVE]:
-                _call_often(operation, mode, headers, share, made)
+                call_often(operation, mode, headers, share, made)
     assert {label for label, _ in made} == {operation.label for operation in operations}
     assert sum(num for (label, status), num in made.items() if label.startswith("POST") and status < 300)
     assert made["POST /predict", 422]
-
-
-def _call_often(operation: object, mode: GenerationMode, headers: dict, num: int, made: Counter) -> None:
-    wanted = [
-        not_a_server_error, checks.status_code_conformance, checks.content_type_conformance,
-        checks.response_schema_conformance,
-    ]  # fmt: skip
-
-    @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(
-        max_examples=num, database=None, deadline=None, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    def call(case: schemathesis.Case) -> None:
-        name = "X-Request-Timeout-Ms"
-        if str(case.headers.get(name, "")).isdecimal():
-            case.headers[name] = "20000"  # a deadline of 1 ms is answered with 504, as it should be
-        response = case.call(headers=headers)
-        made[operation.label, response.status_code] += 1
-        case.validate_response(response, checks=wanted)
-
-    call()
 
 
 def documented() -> dict[str, set[str]]:

@@ -1,14 +1,12 @@
 """Slow bodies of one tenant over real sockets: they take a part of a replica's places, and nobody else's."""
 
-import asyncio
 import socket
-import threading
 import time
 from types import SimpleNamespace
 
 import orjson
 import pytest
-import uvicorn
+from tests.serving.live import live
 
 ROW = {"amount": 3.5, "visits": 2, "vip": True, "plan": "pro"}
 BODY = orjson.dumps({"instances": [ROW]})
@@ -18,18 +16,8 @@ BODY = orjson.dumps({"instances": [ROW]})
 def served(make_app):
     """A replica's door behind uvicorn, with places for 8 requests."""
     app = make_app(serve={"max_ongoing_requests": 8})
-    config = uvicorn.Config(app.client.door, port=0, root_path="/shop", lifespan="off", log_level="critical")
-    server = uvicorn.Server(config)
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])))
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield SimpleNamespace(keys=app.keys, port=sock.getsockname()[1])
-        server.should_exit = True
-        thread.join(10)
-    assert not thread.is_alive()
+    with live(app.client.door) as (_, port):
+        yield SimpleNamespace(keys=app.keys, port=port)
 
 
 def begun(served, tenant):

@@ -1,10 +1,8 @@
 """Predictions that go from the parser to the door at once, over real sockets; all else takes the ordinary way."""
 
-import asyncio
 import gzip
 import logging
 import socket
-import threading
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -12,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-import uvicorn
+from tests.serving.live import live
 
 from raysaas.serving import middleware, wire
 from raysaas.stores.journal import pending
@@ -44,19 +42,10 @@ def served(make_app):
         state.most = max(state.most, state.ongoing)
 
     wire.connect(wire.Line("/shop/predict", direct, ongoing, lambda: state.ongoing < state.room))
-    server = uvicorn.Server(uvicorn.Config(ordinary, port=0, root_path="/shop", lifespan="off", log_level="critical"))
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])))
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield SimpleNamespace(app=app, port=sock.getsockname()[1], ways=ways, state=state, server=server)
-        server.should_exit = True
-        thread.join(10)
+    with live(ordinary) as (server, port):
+        yield SimpleNamespace(app=app, port=port, ways=ways, state=state, server=server)
     wire.Wire.line = None
     wire.HTTP_PROTOCOLS["auto"] = "uvicorn.protocols.http.auto:AutoHTTPProtocol"
-    assert not thread.is_alive()
 
 
 def request(served, body=BODY, *, path="/predict", method="POST", **headers):
