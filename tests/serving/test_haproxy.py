@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,10 +62,13 @@ def ports() -> list[int]:
 
 @pytest.fixture(scope="module")
 def narrowed(tmp_path_factory: pytest.TempPathFactory, ports: list[int]) -> Path:
-    config = tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
+    return _narrow(tmp_path_factory.mktemp("haproxy") / "haproxy.cfg", ports, SERVES_OWN)
+
+
+def _narrow(config: Path, ports: list[int], serves_own: str) -> Path:
     rule = "    http-request return status {0} default-errorfiles if {{ path /say/{0} }}"
     says = "\n".join(rule.format(status) for status in OWN)
-    config.write_text(SERVES_OWN.format(folder=config.parent, ports=ports, says=says))
+    config.write_text(serves_own.format(folder=config.parent, ports=ports, says=says))
     flags = serve_environment(bind="127.0.0.1")
     for _ in range(2):  # Serve may start it again with the file as it is
         command = [flags["RAY_SERVE_HAPROXY_BINARY_PATH"], "-c", "-f", str(config)]
@@ -76,18 +80,27 @@ def narrowed(tmp_path_factory: pytest.TempPathFactory, ports: list[int]) -> Path
 @pytest.fixture(scope="module")
 def haproxy(narrowed: Path, ports: list[int]) -> Iterator[int]:
     """The port of a real one, which waits 0.3 s for requests instead of 15."""
-    flags, hasty = serve_environment(bind="127.0.0.1"), narrowed.with_name("hasty.cfg")
+    hasty = narrowed.with_name("hasty.cfg")
     hasty.write_text(narrowed.read_text().replace("http-request 15s", "http-request 300ms"))
+    with _running(hasty, ports[0]) as port:
+        yield port
+
+
+@contextmanager
+def _running(config: Path, port: int) -> Iterator[int]:
+    flags = serve_environment(bind="127.0.0.1")
     process = subprocess.Popen(
-        [flags["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(hasty)], env=os.environ | flags
+        [flags["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)], env=os.environ | flags
     )
-    deadline = time.monotonic() + 10
-    while socket.socket().connect_ex(("127.0.0.1", ports[0])):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-    yield ports[0]
-    process.terminate()
-    process.wait(5)
+    try:
+        deadline = time.monotonic() + 10
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+        yield port
+    finally:
+        process.terminate()
+        process.wait(5)
 
 
 def test_pages_are_bound_and_requests_must_arrive(narrowed: Path, ports: list[int]) -> None:
@@ -116,6 +129,15 @@ def test_a_path_of_nobody_is_not_repeated_and_use_cases_are_not_listed(haproxy: 
     assert (problem_of(answer)["status"], b"stranger" in answer) == (404, False)
 
 
+def test_one_that_knows_no_use_case_yet_says_try_again(tmp_path: Path) -> None:
+    with ExitStack() as held:
+        free = [held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(3)]
+    starting = re.sub(r"    use_backend .*\n", "", SERVES_OWN)
+    with _running(_narrow(tmp_path / "haproxy.cfg", free, starting), free[0]) as port:
+        problem = problem_of(said(port, _post("/acme/predict", "Content-Length: 0")))
+    assert (problem["status"], problem["detail"]) == (503, "No replica answered: try again.")
+
+
 def test_a_late_body_is_refused_in_a_document(haproxy: int) -> None:
     assert problem_of(said(haproxy, _post("/door_test/predict", "Content-Length: 9")))["status"] == 408
 
@@ -139,4 +161,5 @@ def test_serve_still_writes_what_is_narrowed() -> None:
         "\n    http-request return status 404 content-type text/plain lf-string ", 'routes_message }}" if routes\n',
     ):  # fmt: skip
         assert template.count(line) == 1, line
+    assert "\n    use_backend {{ backend.name or 'unknown' }} if is_" in template
     assert "http-buffer-request" not in template

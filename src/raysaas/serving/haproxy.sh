@@ -5,7 +5,8 @@
 # - the admin socket is its owner's;
 # - a request must be there within 15 s, its body up to the buffer's size included, before a replica hears of it;
 # - what HAProxy says itself is a problem document (problems.cfg): what cannot be answered 502, 503 or 504, not 500, and
-#   a path that is no use case 404, without the path; the list of all use cases is nobody's.
+#   a path that is no use case 404, without the path; the list of all use cases is nobody's;
+# - while it knows no use case at all, as when a head starts again, it says 503 to all: 404 would be taken for good.
 set -eu
 config='' previous=''
 for word in "$@"; do
@@ -14,6 +15,8 @@ for word in "$@"; do
 done
 if [ -n "$config" ] && ! grep -q 'option http-buffer-request' "$config"; then
   umask 077
+  unknown=404
+  grep -q '^    use_backend' "$config" || unknown=503
   sed -e "/^frontend prometheus/,/bind/ s/bind .*:/bind $RAYSAAS_BIND:/" \
     -e "/^listen stats/,/bind/ s/bind .*:/bind $RAYSAAS_BIND:/" \
     -e 's/ mode 666 / mode 600 /' \
@@ -21,7 +24,7 @@ if [ -n "$config" ] && ! grep -q 'option http-buffer-request' "$config"; then
     -e '/^    errorfile 50[234] /d' \
     -e 's/^    http-request return .* if routes$/    http-request return status 404 default-errorfiles if routes/' \
     -e "/^defaults$/r ${0%/*}/problems.cfg" \
-    -e 's/^    http-request return status 404 content-type text.*/    http-request return status 404 default-errorfiles/' \
+    -e "s/^    http-request return status 404 content-type text.*/    http-request return status $unknown default-errorfiles/" \
     "$config" > "$config.own"
   mv "$config.own" "$config"
 fi
