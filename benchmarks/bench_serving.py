@@ -5,8 +5,8 @@
 One row of 30 numbers in JSON at 1, 16 and 64 keep-alive connections. Servers run one after the other, so that none
 takes CPU from another. The others run the graph only; raysaas adds key, quota, validation, encoding, split and journal.
 LitServe, BentoML and MLServer run in virtual environments of their own under ``--peers``, made when they are not there;
-one that does not install is left out. Then raysaas alone: by entity, two use cases for a minute, and a version switch
-under load.
+one that does not install is left out. Then raysaas alone: by entity, two use cases for a minute, a version switch
+under load, and the first answer when there was no replica.
 """
 
 import argparse
@@ -188,6 +188,24 @@ def alone(folder: Path, arm: Mapping[str, Any], seconds: float, sustained: float
         print(f"version switch under load: {switches} s (aim {AIM_SWITCH_S}); {under.failed} requests failed")
 
 
+def cold(folder: Path, arm: Mapping[str, Any]) -> None:
+    """The first answer when there is no replica, three times."""
+    import httpx
+
+    (folder / "apps.json").write_text(json.dumps({"bench": {"arm": arm, "replicas": 1, "views": [], "idle_s": 3.0}}))
+    took = []
+    with running("raysaas", folder) as server:
+        for _ in range(3):
+            while _memory():
+                time.sleep(0.2)
+            time.sleep(2.0)
+            started = time.perf_counter()
+            url, headers = f"http://127.0.0.1:{server.port}/bench/predict", {"Authorization": f"Bearer {server.key}"}
+            httpx.post(url, json=INSTANCE, headers=headers, timeout=60).raise_for_status()
+            took.append(time.perf_counter() - started)
+    print(f"from no replica to the first answer: {', '.join(f'{seconds:.1f}' for seconds in took)} s")
+
+
 def _entity(calls: Mapping[str, Call], seconds: float) -> None:
     for one in calls.values():
         measure([one], 4, 1.0)
@@ -245,6 +263,7 @@ def main() -> None:
         show(measured)
         if options.sustained:
             alone(folder, arm, options.seconds, options.sustained)
+            cold(folder, arm)
 
 
 if __name__ == "__main__":

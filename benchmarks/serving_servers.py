@@ -179,8 +179,9 @@ if os.environ.get("BENCH_ML"):
 def serve_raysaas(folder: str, port: int) -> None:
     """The whole path behind HAProxy, in a head of its own: the apps of ``folder``/apps.json, by name.
 
-    Each is ``{"arm", "replicas", "views"}``, with ``"quota_rps"`` where it has a limit. A line ``switch NAME VERSION``
-    on standard input gives NAME the bundle as another version, which is answered by the seconds that it took.
+    Each is ``{"arm", "replicas", "views"}``, with ``"quota_rps"`` where it has a limit, and ``"idle_s"`` where all of
+    its replicas go when nobody has asked for so long. A line ``switch NAME VERSION`` on standard input gives NAME the
+    bundle as another version, which is answered by the seconds that it took.
     """
     from raysaas import cluster, entry
     from raysaas.records import Task
@@ -199,8 +200,11 @@ def serve_raysaas(folder: str, port: int) -> None:
         Ledger(str(settings.storage.ledger_url)).add_key(digest, "bench", ["predict"])
         deployments = Deployments(head.dashboard_url, home=home, cluster=settings.cluster, serve=Serve(port=port))
         for name, app in apps.items():
-            num, rps = app["replicas"], app.get("quota_rps", 1e9)
-            serve = Serve(port=port, min_replicas=num, max_replicas=num, quota_rps=rps, quota_burst=rps)
+            num, rps, idle_s = app["replicas"], app.get("quota_rps", 1e9), app.get("idle_s")
+            serve = Serve(
+                port=port, min_replicas=0 if idle_s else num, max_replicas=num, scale_down_s=idle_s or 60.0,
+                quota_rps=rps, quota_burst=rps,
+            )  # fmt: skip
             views = tuple(app["views"])
             spec = AppSpec(use_case=name, task=Task.binary, storage=settings.storage, serve=serve, views=views)
             release = {"sequence": 1, "champion": {"version": 1, **app["arm"]}}
