@@ -196,7 +196,10 @@ def cold(folder: Path, arm: Mapping[str, Any]) -> None:
     took = []
     with running("raysaas", folder) as server:
         for _ in range(3):
+            deadline = time.monotonic() + 60
             while _memory():
+                if time.monotonic() > deadline:
+                    raise RuntimeError("replicas stay, those of another head maybe")
                 time.sleep(0.2)
             time.sleep(2.0)
             started = time.perf_counter()
